@@ -129,18 +129,24 @@ def _smooth(points: np.ndarray, quads: np.ndarray, rounds: int) -> np.ndarray:
 
 
 def _shell(
-    template: Template, coarse: np.ndarray, *, offset_m: float, folds: float, rng: np.random.Generator
+    template: Template, coarse: np.ndarray, hole: np.ndarray, *, offset_m: float, folds: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """[V, 3] skin positions pushed out and smoothed: a garment without the body's small relief."""
+    """[V, 3] skin positions pushed out and smoothed: a garment without the body's small relief.
+
+    Near its neck line (`hole` [V], signed distance) it lies close on the skin, so that nobody looks into it.
+    """
     smooth = _smooth(coarse, template.coarse_faces, 5)
     normals = vertex_normals(smooth, triangles(template.coarse_faces))
     # Where smoothing pulled the surface inside the body, the offset grows by what it lost.
     lost = np.maximum(np.sum((coarse - smooth) * normals, axis=1), 0)
-    fine = template.refine @ (smooth + normals * (offset_m + lost)[:, None])
-    fine_normals = vertex_normals(fine, template.faces)
+    loose = template.refine @ (smooth + normals * (offset_m + lost)[:, None])
+    skin = template.refine @ coarse
+    close = skin + vertex_normals(skin, template.faces) * (0.55 * offset_m)
+    free = np.clip(-hole / 0.06, 0, 1)[:, None]
+    fine = close * (1 - free) + loose * free
     stretched = template.positions * np.array([1.0, 0.45, 1.0])
     waves = value_noise(stretched, 0.03, rng) + 0.4 * value_noise(stretched, 0.014, rng)
-    return fine + fine_normals * (0.0035 * folds * (waves + 0.6))[:, None]
+    return fine + vertex_normals(fine, template.faces) * (0.0035 * folds * (waves + 0.6))[:, None] * free
 
 
 def dress(
@@ -165,7 +171,7 @@ def dress(
     for signed, offset, colour in layers:
         near = signed < FEATHER_M
         faces = template.faces[near[template.faces].all(axis=1)]
-        vertices = _shell(template, coarse, offset_m=offset, folds=clothes.folds, rng=rng)
+        vertices = _shell(template, coarse, signed, offset_m=offset, folds=clothes.folds, rng=rng)
         opacity = np.clip(0.5 - signed / (2 * FEATHER_M), 0, 1).astype(np.float32)
         garments.append((vertices.astype(np.float32), faces, colour, opacity, clothes.roughness))
     return garments, hole < -1.5 * FEATHER_M

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import hair
 from .body import Template, load_template, rotation, shape_and_pose
 from .clothes import ClothesAttributes, draw_clothes, dress
 from .skin import SkinAttributes, draw_skin, paint_eyes, paint_skin
-from .surfaces import Surface
+from .styles import HairAttributes, beard_weight, brow_weight, draw_hair, scalp_weight
+from .surfaces import Body, Surface
 
 __all__ = ["Attributes", "Body", "Surface", "build", "draw_attributes", "load_template"]
 
@@ -35,17 +35,8 @@ class Attributes:
     gaze: tuple[float, float]  # degrees (right, down) of the eyes against the head
     skin: SkinAttributes
     clothes: ClothesAttributes
-    hair: hair.HairAttributes
+    hair: HairAttributes
     seed: int  # of everything below attributes: noise, strands
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Body:
-    """One posed, painted, dressed person without hair; world frame in metres."""
-
-    surfaces: list[Surface]  # [0] is the skin
-    template: np.ndarray  # [V, 3] neutral positions of the skin's vertices
-    head: np.ndarray  # [4, 4] neutral template -> posed head, rigid
 
 
 def _expression(rng: np.random.Generator) -> dict[str, float]:
@@ -76,7 +67,7 @@ def _changes(names: tuple[str, ...], rng: np.random.Generator) -> dict[str, floa
         stem = name.removeprefix("l-").removeprefix("r-")
         if stem not in common:
             lopsided = "trans-out" in stem and not name.startswith(("l-", "r-"))
-            common[stem] = float(np.clip(rng.normal(0, 0.05 if lopsided else 0.30), -0.75, 0.75))
+            common[stem] = float(np.clip(rng.normal(0, 0.05 if lopsided else 0.25), -0.7, 0.7))
         changes[name] = float(np.clip(common[stem] + rng.normal(0, 0.03), -0.8, 0.8))
     return changes
 
@@ -109,7 +100,7 @@ def draw_attributes(rng: np.random.Generator) -> Attributes:
         ),
         skin=skin,
         clothes=draw_clothes(rng, gender=gender),
-        hair=hair.draw_hair(rng, age, gender),
+        hair=draw_hair(rng, age, gender),
         seed=int(rng.integers(2**31)),
     )
 
@@ -144,9 +135,9 @@ def _skin_colour(template: Template, person: Attributes, rng: np.random.Generato
     colour = paint_skin(template, person.skin, rng)
     tint = np.asarray(person.hair.colour, dtype=np.float32)
     for weight, strength in (
-        (hair.scalp_weight(template.positions, person.hair), 0.75),
-        (hair.brow_weight(template.positions, person.hair), 0.35),
-        (hair.beard_weight(template.positions, person.hair), 0.35),
+        (scalp_weight(template.positions, person.hair), 0.75),
+        (brow_weight(template.positions, person.hair), 0.35),
+        (beard_weight(template.positions, person.hair), 0.35),
     ):
         amount = (strength * weight)[:, None].astype(np.float32)
         colour = colour * (1 - amount) + tint * amount

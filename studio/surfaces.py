@@ -29,3 +29,12 @@ class Strands:
     radius: np.ndarray  # [S, P] metres
     colour: np.ndarray  # [S, 3] linear RGB
     roughness: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Body:
+    """One posed, painted, dressed person without hair."""
+
+    surfaces: list[Surface]  # [0] is the skin
+    template: np.ndarray  # [V, 3] neutral positions of the skin's vertices
+    head: np.ndarray  # [4, 4] neutral template -> posed head, rigid

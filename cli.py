@@ -1,0 +1,362 @@
+"""The command line: the one place that wires the stages together, prints, and exits."""
+
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import torch
+from tqdm import tqdm
+
+from mattesmith import enhance as enhancing
+from mattesmith import filters, gen, shards
+from mattesmith.shards.pool import Progress, Work, run_shards
+
+MAX_CANDIDATES_PER_KEPT = 20
+
+
+# The pipeline of one shard
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Everything a worker needs to make shards; picklable, so only names and numbers."""
+
+    generator: str
+    matting: str
+    device: str
+    seed: int
+    psi: float
+    slots: int
+    enhancement: dict[str, Any]  # keywords of enhance()
+    encoding: dict[str, Any]  # keywords of encode()
+    out: Path
+
+    def networks(self) -> dict[str, Any]:
+        """All frozen networks, on the device."""
+        made = {
+            "generator": gen.load_generator(self.generator),
+            "discriminator": gen.load_discriminator(self.generator),
+            "matting": enhancing.load_matting(self.matting),
+            "second": enhancing.load_matting("second"),
+            "perceptual": enhancing.load_perceptual(),
+        }
+        return {name: network.to(self.device) for name, network in made.items()}
+
+    def portraits(self, networks: Mapping[str, Any], shard: int) -> Iterator[filters.Scored]:
+        """Candidates 0, 1, 2, ... of a shard: sampled, enhanced, scored, decided."""
+        generator, discriminator = networks["generator"], networks["discriminator"]
+        matting, perceptual = networks["matting"], networks["perceptual"]
+        latents = (gen.draw_latents(self.seed, shard, index, z_dim=generator.z_dim) for index in count())
+        samples = gen.sample(generator, latents, psi=self.psi, batch=self.slots)
+        enhanced = enhancing.enhance(
+            samples, generator, discriminator, matting, perceptual, slots=self.slots, **self.enhancement
+        )
+        for one in enhanced:
+            scores = filters.score(one, matting, networks["second"], perceptual, discriminator)
+            yield filters.decide(one, scores)
+
+    def start(self) -> Work:
+        """Called in a worker: loads the networks once, returns what makes a shard with them."""
+        # One thread a worker: float results depend on the number of threads, and two workers with one thread each
+        # are faster than one with two.
+        torch.set_num_threads(1)
+        networks = self.networks()
+
+        def work(shard: int, quota: int, progress: Progress) -> None:
+            shards.write_shard(
+                self.out,
+                shard,
+                quota,
+                self.portraits(networks, shard),
+                max_candidates=max(200, MAX_CANDIDATES_PER_KEPT * quota),
+                progress=progress,
+                **self.encoding,
+            )
+
+        return work
+
+
+def _config(pipeline: Pipeline, *, n: int, shard_size: int, networks: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that changes a byte of the dataset, and nothing else."""
+    return {
+        "format": 1,
+        "n": n,
+        "shard_size": shard_size,
+        "seed": pipeline.seed,
+        "psi": pipeline.psi,
+        "slots": pipeline.slots,
+        "device": pipeline.device,
+        "enhancement": pipeline.enhancement,
+        "encoding": pipeline.encoding,
+        "networks": {name: network.card["sha256"] for name, network in networks.items()},
+        "versions": {"mattesmith": shards.mattesmith_version(), **shards.library_versions()},
+    }
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="mattesmith")
+def cli() -> None:
+    """Training data for portrait matting: StyleGAN2 portraits, enhanced, matted, filtered, written as shards."""
+
+
+# generate
+
+
+@cli.command()
+@click.option("--n", type=click.IntRange(min=0), required=True, help="Kept portraits; the dataset has exactly so many.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the dataset.")
+@click.option("--generator", default="default", show_default=True, help="A StyleGAN2 file, or the embedded default.")
+@click.option("--matting", default="default", show_default=True, help="Reference network: default, modnet:FILE, ...")
+@click.option("--preset", type=click.Choice(sorted(enhancing.PRESETS)), default="default", show_default=True)
+@click.option("--steps", type=click.IntRange(0, 100_000), help="Enhancement steps a portrait [default: the preset's].")
+@click.option("--variables", type=click.Choice(["both", "noise", "latent"]), help="What is optimised [default: both].")
+@click.option("--psi", type=click.FloatRange(0, 1.5), default=0.8, show_default=True, help="Truncation of the sampler.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other portraits.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--shard-size", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Portraits a shard.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes [default: one a core, one on cuda].")
+@click.option("--slots", type=click.IntRange(1, 1024), default=8, show_default=True, help="Portraits in one batch.")
+@click.option("--precision", type=click.Choice(["bf16", "float32"]), default="bf16", show_default=True, help="Of the loop.")
+@click.option("--codec", type=click.Choice(shards.CODECS), default="png", show_default=True, help="Of the image alone.")
+@click.option("--with-latents", is_flag=True, help="Add ws.npy and noise.npz to every sample.")
+@click.option("--with-alpha16", is_flag=True, help="Add a 16-bit matte to every sample.")
+@click.option("--estimate", is_flag=True, help="Only try a few candidates, and print time and disk for --n.")
+def generate(
+    n: int, out: Path, generator: str, matting: str, preset: str, steps: int | None, variables: str | None, psi: float,
+    seed: int, device: str, shard_size: int, workers: int | None, slots: int, precision: str, codec: str,
+    with_latents: bool, with_alpha16: bool, estimate: bool,
+) -> None:  # fmt: skip
+    """Sample, enhance, matte, filter and write a dataset.
+
+    Run again with the same arguments, it goes on where it stopped and ends with the same bytes.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    pipeline = Pipeline(
+        generator=generator, matting=matting, device=device, seed=seed, psi=psi, slots=slots, out=out,
+        enhancement={"preset": preset, "steps": steps, "variables": variables, "precision": precision},
+        encoding={"codec": codec, "with_latents": with_latents, "with_alpha16": with_alpha16},
+    )  # fmt: skip
+    plan = shards.plan(n, shard_size)
+    num_workers = workers or (1 if device == "cuda" else _num_cores())
+    networks = pipeline.networks()
+    if estimate:
+        _estimate(pipeline, networks, n=n, num_workers=num_workers)
+        return
+
+    config = _config(pipeline, n=n, shard_size=shard_size, networks=networks)
+    cards = [network.card for network in networks.values()]
+    del networks  # the workers load their own
+    with shards.open_dataset(out, config) as committed:
+        tasks = [(shard, quota) for shard, quota in plan if shard not in committed]
+        before = sum(quota for shard, quota in plan if shard in committed)
+        if before:
+            click.echo(f"{out}: {before} of {n} portraits are there already")
+        dead = _run(pipeline, tasks, n=n, before=before, num_workers=num_workers)
+        if dead:
+            named = ", ".join(f"{shard:05d}" for shard in dead)
+            _fail(f"shards {named}: their worker was killed twice (out of memory?); run the same command again", 1)
+        shards.finish(out, config=config, n=n, networks=cards)
+    click.echo(f"{out}: {n} portraits in {len(plan)} shards; look at them: python cli.py stats {out} --html report.html")
+
+
+def _run(pipeline: Pipeline, tasks: list[tuple[int, int]], *, n: int, before: int, num_workers: int) -> list[int]:
+    """Make the missing shards under a progress bar."""
+    dropped: Counter[str] = Counter()
+    with tqdm(total=n, initial=before, unit="portrait", desc="kept", smoothing=0.05) as bar:
+
+        def progress(shard: int, kept: int, reason: str | None) -> None:
+            if reason is None:
+                bar.update()
+            else:
+                dropped[reason] += 1
+            bar.set_postfix(dropped=dropped.total(), refresh=False)
+
+        return run_shards(tasks, pipeline.start, num_workers=num_workers, progress=progress)
+
+
+def _num_cores() -> int:
+    """Cores this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _estimate(pipeline: Pipeline, networks: Mapping[str, Any], *, n: int, num_workers: int) -> None:
+    """Time and disk for n, from a trial in this process with one thread."""
+    torch.set_num_threads(1)
+    num_tried = 3 * pipeline.slots
+    portraits = pipeline.portraits(networks, 0)
+    next(portraits)  # the first fills the caches of the libraries
+    start = time.perf_counter()
+    tried = list(islice(portraits, num_tried))
+    seconds = (time.perf_counter() - start) / len(tried)
+    kept = [one for one in tried if one.dropped_by is None]
+    if not kept:
+        raise click.ClickException(f"none of {len(tried)} candidates was kept: there is nothing to estimate from")
+    size = [sum(map(len, shards.encode(one, key="0", **pipeline.encoding).files.values())) for one in kept]
+    share, hours = len(kept) / len(tried), seconds * n * len(tried) / len(kept) / num_workers / 3600
+    click.echo(f"tried {len(tried)} candidates: {seconds:.2f} s each with one worker, {share:.0%} kept")
+    click.echo(
+        f"{n} portraits: about {hours:.2f} h with {num_workers} workers (one core each), "
+        f"{n * (sum(size) / len(size) + 5 * 512) / 1e9:.2f} GB"
+    )
+
+
+# stats, verify
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a self-contained page.")
+@click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Write a contact sheet (PNG).")
+def stats(folder: Path, html: Path | None, sheet: Path | None) -> None:
+    """Statistics of a dataset: what was kept and dropped and why, scores, effect of the enhancement."""
+    statistics = shards.read_statistics(folder)
+    for title, table in shards.tables(statistics).items():
+        click.echo(f"\n{title}\n{table.to_string(float_format=lambda value: f'{value:.4g}')}")
+    if html is not None:
+        shards.publish_text(html, shards.report(folder, statistics))
+        click.echo(f"\nreport: {html}")
+    if sheet is not None:
+        shards.contact_sheet(folder, sheet)
+        click.echo(f"contact sheet: {sheet}")
+    _report_problems(statistics.problems)
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def verify(folder: Path) -> None:
+    """Read a dataset back: sizes, sums, counts, and every member decoded."""
+    num_shards = len(shards.read_shards(folder)[0])
+    with tqdm(total=num_shards, unit="shard", desc="verify", leave=False) as bar:
+        problems = shards.verify(folder, progress=lambda name, found: bar.update())
+    _report_problems(problems)
+    click.echo(f"{folder}: {num_shards} shards are whole")
+
+
+def _report_problems(problems: list[shards.Problem]) -> None:
+    for problem in problems:
+        click.echo(f"problem: {problem}", err=True)
+    if problems:
+        _fail(f"{len(problems)} problems found", 1)
+
+
+# studio
+
+
+@cli.group()
+def studio() -> None:
+    """Make the embedded networks anew: renders with exact alpha, and the training on them (extra: studio)."""
+
+
+RENDERS = click.option(
+    "--renders", type=click.Path(path_type=Path, file_okay=False), default=Path(".studio/renders"), show_default=True
+)
+STATE = click.option(
+    "--state", type=click.Path(path_type=Path, file_okay=False), default=Path(".studio"), show_default=True,
+    help="Resumable state, logs and picture grids.",
+)  # fmt: skip
+MINUTES = click.option("--minutes", type=click.FloatRange(0), default=30.0, show_default=True, help="Stop after so many.")
+THREADS = click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+EXPORT = click.option("--export", is_flag=True, help="Write the embedded weights and their card at the end.")
+
+
+@studio.command()
+@RENDERS
+@click.option("--count", type=click.IntRange(1), default=2000, show_default=True, help="Identities.")
+@click.option("--size", type=click.IntRange(16, 2048), default=256, show_default=True, help="Pixels.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Only write a sheet of 100 random renders.")
+def render(renders: Path, count: int, size: int, seed: int, workers: int, sheet: Path | None) -> None:
+    """Render portraits with exact alpha; finished ones are skipped."""
+    from mattesmith.studio import render as rendering
+
+    if sheet is not None:
+        rendering.sheet(renders, sheet, 100)
+        return
+    rendering.render_portraits(renders, count=count, size=size, seed=seed, workers=workers)
+
+
+@studio.command("train-generator")
+@RENDERS
+@STATE
+@click.option("--size", type=click.Choice(["64", "128"]), default="128", show_default=True, help="Pixels; 64 comes first.")
+@click.option("--part", type=click.Choice(["generator", "discriminator"]), default="generator", show_default=True)
+@MINUTES
+@THREADS
+@EXPORT
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def train_generator(
+    renders: Path, state: Path, size: str, part: str, minutes: float, threads: int, export: bool, seed: int
+) -> None:
+    """Train the embedded StyleGAN2 on composites of the renders; resumes."""
+    from mattesmith.studio.train_generator import train_generator as train
+
+    target = Path(gen.__file__).parent / "weights" if export else None
+    train(
+        renders, state / "generator", size=int(size), minutes=minutes, threads=threads, part=part, export=target, seed=seed
+    )
+
+
+@studio.command("train-matting")
+@RENDERS
+@STATE
+@click.option("--network", type=click.Choice(["default", "second"]), default="default", show_default=True)
+@click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True)
+@MINUTES
+@THREADS
+@EXPORT
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def train_matting(
+    renders: Path, state: Path, network: str, size: int, minutes: float, threads: int, export: bool, seed: int
+) -> None:
+    """Train the embedded matting networks on composites of the renders; resumes."""
+    from mattesmith.studio.train_matting import train_matting as train
+
+    target = Path(enhancing.__file__).parent / "weights" if export else None
+    train(
+        renders, state / f"matting-{network}", network=network, size=size, minutes=minutes, threads=threads,
+        export=target, seed=seed,
+    )  # fmt: skip
+
+
+# Errors: one clear line, exit code 2; an interrupted run says how it goes on
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+def _terminated(signal_number: int, frame: object) -> None:
+    raise SystemExit(128 + signal_number)
+
+
+def main() -> None:
+    """Run the command line."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.Abort:
+        _fail("interrupted; run the same command again to go on", 130)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on", 130)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except torch.OutOfMemoryError as error:
+        _fail(f"out of memory on the device, nothing is lost; use fewer --slots (another dataset): {error}", 2)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        _fail(str(error), 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Portraits made easier to matte, with their matte and foreground: matting networks, losses, the batched loop."""
+
+from .foreground import estimate_foreground
+from .losses import (
+    adversarial,
+    area_change,
+    composite,
+    entropy,
+    entropy_map,
+    latent_drift,
+    noise_drift,
+    outside_band,
+    perceptual,
+    perceptual_features,
+    pixel,
+    softness,
+    trimap_entropy,
+)
+from .matting import Matting, load_matting
+from .objective import PRESETS, Preset, colour_gradient
+from .optimize import enhance, random_control
+from .perceptual import Perceptual, load_perceptual
+from .portrait import Enhanced, averaged_matte
+from .trimap import trimap_from_alpha
+
+__all__ = [
+    "PRESETS",
+    "Enhanced",
+    "Matting",
+    "Perceptual",
+    "Preset",
+    "adversarial",
+    "area_change",
+    "averaged_matte",
+    "colour_gradient",
+    "composite",
+    "enhance",
+    "entropy",
+    "entropy_map",
+    "estimate_foreground",
+    "latent_drift",
+    "load_matting",
+    "load_perceptual",
+    "noise_drift",
+    "outside_band",
+    "perceptual",
+    "perceptual_features",
+    "pixel",
+    "random_control",
+    "softness",
+    "trimap_entropy",
+    "trimap_from_alpha",
+]

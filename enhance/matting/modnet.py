@@ -1,0 +1,217 @@
+"""MODNet, a portrait matting network that needs no trimap.
+
+Ke, Sun, Li, Yan, Lau, "MODNet: Real-Time Trimap-Free Portrait Matting via Objective Decomposition", AAAI 2022
+(arXiv 2011.11961), on a MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381). Module names follow the published
+files, so that those load as they are; a parity test holds the numbers.
+
+Images are [N, 3, H, W] in [-1, 1], H and W multiples of 32. Comments give the channels and the scale of a feature.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# MobileNetV2's stages: (expansion, channels, blocks, stride of the first block).
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+
+
+class Mattes(NamedTuple):
+    """What the three branches say; semantic and detail exist for training only."""
+
+    semantic: Tensor | None  # [N, 1, H/16, W/16] in [0, 1], where the person is
+    detail: Tensor | None  # [N, 1, H, W] in [0, 1], meant to hold along the boundary only
+    matte: Tensor  # [N, 1, H, W] in [0, 1]
+
+
+class InvertedResidual(nn.Module):
+    """Widen, filter each channel, narrow without activation; added to the input where the shapes agree."""
+
+    def __init__(self, c_in: int, c_out: int, *, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = c_in * expansion
+        widen = [] if expansion == 1 else [nn.Conv2d(c_in, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()]
+        self.conv = nn.Sequential(
+            *widen,
+            nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.ReLU6(),
+            nn.Conv2d(wide, c_out, 1, bias=False),
+            nn.BatchNorm2d(c_out),
+        )
+        self.keeps_shape = stride == 1 and c_in == c_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return x + y if self.keeps_shape else y
+
+
+class MobileNetV2(nn.Module):
+    """The backbone without its classifier: image to features at 1/2 (16), 1/4 (24) and 1/32 (1280 channels)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = [nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6())]
+        width = 32
+        for expansion, channels, count, first_stride in STAGES:
+            for i in range(count):
+                stride = first_stride if i == 0 else 1
+                blocks.append(InvertedResidual(width, channels, stride=stride, expansion=expansion))
+                width = channels
+        blocks.append(nn.Sequential(nn.Conv2d(width, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6()))
+        self.features = nn.Sequential(*blocks)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        enc2x = self.features[:2](image)  # 16 at 1/2
+        enc4x = self.features[2:4](enc2x)  # 24 at 1/4
+        return enc2x, enc4x, self.features[4:](enc4x)  # 1280 at 1/32
+
+
+class Backbone(nn.Module):
+    """A level of names in the published files: `backbone.model.features`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = MobileNetV2()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features: tuple[Tensor, Tensor, Tensor] = self.model(image)
+        return features
+
+
+class IBNorm(nn.Module):
+    """Batch norm on the first half of the channels, instance norm without parameters on the rest."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bnorm = nn.BatchNorm2d(channels // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.bnorm.num_features
+        return torch.cat([self.bnorm(x[:, :half]), F.instance_norm(x[:, half:])], 1)
+
+
+class ConvBlock(nn.Module):
+    """Convolution, IBNorm, ReLU; with `predicts` the convolution alone."""
+
+    def __init__(self, c_in: int, c_out: int, size: int, stride: int = 1, *, predicts: bool = False) -> None:
+        super().__init__()
+        conv = nn.Conv2d(c_in, c_out, size, stride, size // 2)
+        self.layers = nn.Sequential(conv) if predicts else nn.Sequential(conv, IBNorm(c_out), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y
+
+
+class SEBlock(nn.Module):
+    """Squeeze and excitation: channels weighted by a gate on their global means (Hu et al. 2018, arXiv 1709.01507)."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(
+            nn.Linear(channels, channels // reduction, bias=False),
+            nn.ReLU(),
+            nn.Linear(channels // reduction, channels, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate: Tensor = self.fc(x.mean((2, 3)))  # [N, C]
+        return x * gate[:, :, None, None]
+
+
+class LRBranch(nn.Module):
+    """The semantic branch: where the person is, at low resolution."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.se_block = SEBlock(1280, 4)
+        self.conv_lr16x = ConvBlock(1280, 96, 5)
+        self.conv_lr8x = ConvBlock(96, 32, 5)
+        self.conv_lr = ConvBlock(32, 1, 3, 2, predicts=True)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        enc2x, enc4x, enc32x = self.backbone(image)
+        lr16x = self.conv_lr16x(resized(self.se_block(enc32x), 2))  # 96 at 1/16
+        return self.conv_lr8x(resized(lr16x, 2)), enc2x, enc4x  # 32 at 1/8
+
+
+class HRBranch(nn.Module):
+    """The detail branch: the boundary, at full resolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tohr_enc2x = ConvBlock(16, 32, 1)
+        self.conv_enc2x = ConvBlock(35, 32, 3, 2)
+        self.tohr_enc4x = ConvBlock(24, 32, 1)
+        self.conv_enc4x = ConvBlock(64, 64, 3)
+        self.conv_hr4x = nn.Sequential(ConvBlock(99, 64, 3), ConvBlock(64, 64, 3), ConvBlock(64, 32, 3))
+        self.conv_hr2x = nn.Sequential(
+            ConvBlock(64, 64, 3), ConvBlock(64, 32, 3), ConvBlock(32, 32, 3), ConvBlock(32, 32, 3)
+        )
+        self.conv_hr = nn.Sequential(ConvBlock(35, 32, 3), ConvBlock(32, 1, 1, predicts=True))
+
+    def forward(self, image: Tensor, enc2x: Tensor, enc4x: Tensor, lr8x: Tensor) -> Tensor:
+        image2x, image4x = resized(image, 0.5), resized(image, 0.25)
+        enc2x = self.tohr_enc2x(enc2x)  # 32 at 1/2
+        hr4x = self.conv_enc2x(torch.cat([image2x, enc2x], 1))  # 32 at 1/4
+        hr4x = self.conv_enc4x(torch.cat([hr4x, self.tohr_enc4x(enc4x)], 1))  # 64 at 1/4
+        hr4x = self.conv_hr4x(torch.cat([hr4x, resized(lr8x, 2), image4x], 1))  # 32 at 1/4
+        hr2x: Tensor = self.conv_hr2x(torch.cat([resized(hr4x, 2), enc2x], 1))  # 32 at 1/2
+        return hr2x
+
+
+class FusionBranch(nn.Module):
+    """Semantics and detail together: the matte before its sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_lr4x = ConvBlock(32, 32, 5)
+        self.conv_f2x = ConvBlock(64, 32, 3)
+        self.conv_f = nn.Sequential(ConvBlock(35, 16, 3), ConvBlock(16, 1, 1, predicts=True))
+
+    def forward(self, image: Tensor, lr8x: Tensor, hr2x: Tensor) -> Tensor:
+        lr2x = resized(self.conv_lr4x(resized(lr8x, 2)), 2)  # 32 at 1/2
+        f2x = self.conv_f2x(torch.cat([lr2x, hr2x], 1))  # 32 at 1/2
+        logit: Tensor = self.conv_f(torch.cat([resized(f2x, 2), image], 1))
+        return logit
+
+
+class MODNet(nn.Module):
+    """The whole network, 6.5 M parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Backbone()
+        # The published files hold the backbone under both names; it is one module here too.
+        self.lr_branch = LRBranch(self.backbone)
+        self.hr_branch = HRBranch()
+        self.f_branch = FusionBranch()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # fan_out would ignore that a depthwise filter feeds one channel only, and make it vanish.
+                nn.init.kaiming_normal_(module.weight, mode="fan_in")
+
+    def forward(self, image: Tensor, inference: bool = False) -> Mattes:
+        """Mattes of images.
+
+        Args:
+            image: [N, 3, H, W] in [-1, 1], H and W multiples of 32.
+            inference: leave out semantic and detail, which the matte does not need.
+        """
+        lr8x, enc2x, enc4x = self.lr_branch(image)
+        hr2x = self.hr_branch(image, enc2x, enc4x, lr8x)
+        matte = torch.sigmoid(self.f_branch(image, lr8x, hr2x))
+        if inference:
+            return Mattes(None, None, matte)
+        semantic = torch.sigmoid(self.lr_branch.conv_lr(lr8x))
+        detail = torch.sigmoid(self.hr_branch.conv_hr(torch.cat([resized(hr2x, 2), image], 1)))
+        return Mattes(semantic, detail, matte)
+
+
+def resized(x: Tensor, factor: float) -> Tensor:
+    """Bilinear resize of [N, C, H, W] by a factor, pixel centres aligned, no antialiasing."""
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)

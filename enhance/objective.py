@@ -1,0 +1,182 @@
+"""What one enhancement minimises and what it may never do: presets, a sample's targets, terms and guards."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..gen import Discriminator, Generator, Latents, random_stream
+from . import losses
+from .matting import Matting
+from .perceptual import Perceptual
+
+Background = Callable[[Latents, int], Tensor]  # (latents, resolution) -> [3, H, W] in [-1, 1]
+
+
+class Networks(NamedTuple):
+    """The four frozen networks of an enhancement; a second matting network is never among them."""
+
+    generator: Generator
+    discriminator: Discriminator
+    matting: Matting
+    perceptual: Perceptual
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How far an enhancement goes: steps and rates, weights of the terms, bounds of the guards."""
+
+    steps: int  # evaluations of the objective, the original's included
+    patience: int  # stop after so many without a better one
+    lr_ws: float
+    lr_noise: float
+    variables: str = "both"  # "both", "noise" or "latent"
+    mode: str = "boundary"  # entropy is charged outside the boundary's band; "all": everywhere
+    entropy: float = 1.0
+    adversarial: float = 1.0
+    pixel: float = 10.0
+    perceptual: float = 100.0
+    perceptual_px: int = 256  # the longest side at which the perceptual distance looks
+    guard: float = 0.0  # weight of every guard's excess, in units of its bound
+    max_area_change: float = inf  # share of the original's area
+    min_soft_ratio: float = 0.0  # softness inside the band, as a share of the original's
+    max_drift_ws: float = inf  # share of the original's size
+    max_drift_noise: float = inf  # in standard deviations
+    max_perceptual: float = inf
+    max_outside_growth: float = inf  # of the entropy outside the band, in nats; 0: a kept step is surer there
+
+
+PRESETS = {
+    # The table of arXiv:2208.06601; only the best step is kept here instead of the last.
+    "paper": Preset(steps=500, patience=500, lr_ws=1e-4, lr_noise=1e-4, mode="all"),
+    "default": Preset(
+        steps=20,
+        patience=10,
+        lr_ws=5e-3,
+        lr_noise=2e-2,
+        # A trained network's entropy outside the band is about 0.01 nats: with the paper's weight of 1 it would
+        # not count beside the adversarial loss, which is near 0.7.
+        entropy=100.0,
+        adversarial=0.1,
+        perceptual=30.0,
+        perceptual_px=64,
+        guard=1.0,
+        max_area_change=0.03,
+        min_soft_ratio=0.9,
+        max_drift_ws=0.15,
+        max_drift_noise=0.25,
+        max_perceptual=0.1,
+        max_outside_growth=0.0,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """What enhanced portraits are compared with: computed once, from the originals, when they enter their slots."""
+
+    image: Tensor  # [N, 3, H, W] in [-1, 1]
+    alpha: Tensor  # [N, 1, H, W] in [0, 1], without test-time averaging
+    outside: Tensor  # [N, 1, H, W], 1 outside the boundary's band
+    foreground: Tensor  # [N, 3, H, W] in [-1, 1]
+    background: Tensor  # [N, 3, H, W] in [-1, 1]
+    features: tuple[Tensor, ...]  # of the perceptual trunk, each [N, ...]
+    ws: Tensor  # [N, L, w_dim]
+    noise: tuple[Tensor, ...]  # each [N, 1, r, r]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in a fixed order."""
+        own = (self.image, self.alpha, self.outside, self.foreground, self.background)
+        return (*own, *self.features, self.ws, *self.noise)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same targets with every tensor changed."""
+        return type(self)(
+            image=change(self.image),
+            alpha=change(self.alpha),
+            outside=change(self.outside),
+            foreground=change(self.foreground),
+            background=change(self.background),
+            features=tuple(change(feature) for feature in self.features),
+            ws=change(self.ws),
+            noise=tuple(change(map_) for map_ in self.noise),
+        )
+
+
+def colour_gradient(latents: Latents, resolution: int) -> Tensor:
+    """A candidate's own smooth background [3, resolution, resolution] in [-1, 1]: nine random colours, interpolated."""
+    stream = random_stream(latents.seed, latents.shard, latents.candidate, "background")
+    colours = torch.from_numpy(stream.uniform(-1, 1, size=(1, 3, 3, 3)).astype("float32"))
+    size = (resolution, resolution)
+    return F.interpolate(colours, size=size, mode="bilinear", align_corners=True)[0]
+
+
+def measure(
+    image: Tensor,
+    alpha: Tensor,
+    ws: Tensor,
+    noise: tuple[Tensor, ...],
+    targets: Targets,
+    networks: Networks,
+    preset: Preset,
+) -> dict[str, Tensor]:
+    """Every term and every guarded measure of N portraits, each [N].
+
+    Args:
+        image: [N, 3, H, W], what the generator makes of `ws` [N, L, w_dim] and `noise` [N, 1, r, r] each.
+        alpha: [N, 1, H, W], what the matting network makes of the image.
+    """
+    mixed = losses.composite(alpha, targets.foreground, targets.background)
+    inside = 1 - targets.outside
+    soft_before = losses.softness(targets.alpha, inside)
+    outside = losses.entropy(alpha, targets.outside)
+    return {
+        "entropy": losses.entropy(alpha),
+        "outside": outside,
+        "outside_growth": outside - losses.entropy(targets.alpha, targets.outside),
+        "adversarial": losses.adversarial(networks.discriminator, mixed),
+        "pixel": losses.pixel(image, targets.image),
+        "perceptual": losses.perceptual(
+            networks.perceptual, image, targets.features, max_side=preset.perceptual_px
+        ).float(),
+        "area_change": losses.area_change(alpha, targets.alpha),
+        "soft_loss": 1 - (losses.softness(alpha, inside) + 1e-4) / (soft_before + 1e-4),
+        "drift_ws": losses.latent_drift(ws, targets.ws),
+        "drift_noise": losses.noise_drift(noise, targets.noise),
+    }
+
+
+def objective(terms: dict[str, Tensor], preset: Preset) -> Tensor:
+    """The weighted sum of `measure`'s terms, with the slope of every guard that is passed -> [N]."""
+    total = (
+        preset.entropy * terms["outside" if preset.mode == "boundary" else "entropy"]
+        + preset.adversarial * terms["adversarial"]
+        + preset.pixel * terms["pixel"]
+        + preset.perceptual * terms["perceptual"]
+    )
+    for name, bound in _bounds(preset).items():
+        if preset.guard and bound < inf:
+            total = total + preset.guard * losses.excess(terms[name], bound) / max(bound, 0.01)
+    return total
+
+
+def within_bounds(terms: dict[str, Tensor], preset: Preset) -> Tensor:
+    """Whether a portrait passes no guard -> [N] bool; only such a step may be kept."""
+    allowed = ~(terms["outside_growth"] > preset.max_outside_growth)
+    for name, bound in _bounds(preset).items():
+        allowed &= ~(terms[name] > bound)
+    return allowed
+
+
+def _bounds(preset: Preset) -> dict[str, float]:
+    return {
+        "area_change": preset.max_area_change,
+        "soft_loss": 1 - preset.min_soft_ratio if preset.min_soft_ratio > 0 else inf,
+        "drift_ws": preset.max_drift_ws,
+        "drift_noise": preset.max_drift_noise,
+        "perceptual": preset.max_perceptual,
+    }

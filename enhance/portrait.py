@@ -1,0 +1,152 @@
+"""A portrait's way into a slot and out of it: its targets before, its image, matte and foreground after.
+
+One portrait at a time and in float32, so that nothing of a neighbour gets in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..gen import Sample
+from .foreground import estimate_foreground
+from .losses import outside_band, perceptual_features
+from .matting import Matting
+from .objective import Background, Networks, Preset, Targets, measure, objective, within_bounds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Enhanced:
+    """One portrait after enhancement, with its final matte."""
+
+    sample: Sample
+    ws: Tensor  # [L, w_dim]
+    noise: tuple[Tensor, ...]  # each [1, r, r]
+    image: Tensor  # [3, H, W] in [-1, 1]
+    alpha: Tensor  # [1, H, W] in [0, 1], averaged over mirror and scales
+    foreground: Tensor  # [3, H, W] in [-1, 1], straight
+    losses: dict[str, float]  # before and after, always the same keys, always finite
+    steps: int  # updates between the original and the kept portrait; 0: the original was kept
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A portrait that waits in a slot."""
+
+    order: int
+    sample: Sample
+    targets: Targets  # N = 1
+    before: dict[str, Tensor]  # the terms of the original, each [1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Best:
+    """What a slot found."""
+
+    ws: Tensor  # [1, L, w_dim]
+    noise: tuple[Tensor, ...]  # each [1, 1, r, r]
+    steps: int  # updates that led to it
+    diverged: bool
+
+
+@torch.no_grad()
+def enter(sample: Sample, networks: Networks, preset: Preset, background: Background, *, order: int) -> Entry:
+    """Everything a sample is compared with, and its terms as it came."""
+    device = next(networks.generator.parameters()).device
+    image = sample.image[None].to(device)
+    alpha = networks.matting(image).float().clamp(0, 1)
+    targets = Targets(
+        image=image,
+        alpha=alpha,
+        outside=outside_band(alpha),
+        foreground=estimate_foreground(image, alpha)[0],
+        background=background(sample.latents, image.shape[-1])[None].to(device),
+        features=tuple(perceptual_features(networks.perceptual, image, max_side=preset.perceptual_px)),
+        ws=sample.ws[None].to(device),
+        noise=tuple(map_[None].to(device) for map_ in sample.noise),
+    )
+    before = measure(image, alpha, targets.ws, targets.noise, targets, networks, preset)
+    return Entry(order, sample, targets, before)
+
+
+@torch.no_grad()
+def finish(entry: Entry, best: Best, networks: Networks, preset: Preset) -> Enhanced:
+    """The kept step in float32, or the original where that is no worse by the same measure."""
+    if best.steps == 0:
+        return unchanged(entry, networks, preset, diverged=best.diverged)
+    image, after = remade(entry, best, networks, preset)
+    better = objective(after, preset) < objective(entry.before, preset)
+    if not bool(better & within_bounds(after, preset)):
+        return unchanged(entry, networks, preset, diverged=best.diverged)
+    return with_matte(entry, best, image, after, networks, preset)
+
+
+def remade(entry: Entry, best: Best, networks: Networks, preset: Preset) -> tuple[Tensor, dict[str, Tensor]]:
+    """The portrait of a step [1, 3, H, W] in [-1, 1], made again in float32, and its terms."""
+    image = networks.generator.synthesis(best.ws, best.noise).float().clamp(-1, 1)
+    alpha = networks.matting(image).float().clamp(0, 1)
+    return image, measure(image, alpha, best.ws, best.noise, entry.targets, networks, preset)
+
+
+@torch.no_grad()
+def unchanged(
+    entry: Entry, networks: Networks, preset: Preset, *, rejected: bool = False, diverged: bool = False
+) -> Enhanced:
+    """The original with its matte: nothing better was found, or nothing was looked for."""
+    targets = entry.targets
+    best = Best(targets.ws, targets.noise, 0, diverged)
+    return with_matte(entry, best, targets.image, entry.before, networks, preset, rejected=rejected)
+
+
+def with_matte(
+    entry: Entry,
+    best: Best,
+    image: Tensor,
+    after: dict[str, Tensor],
+    networks: Networks,
+    preset: Preset,
+    *,
+    rejected: bool = False,
+) -> Enhanced:
+    """The record of an image [1, 3, H, W] in [-1, 1], with its final matte and foreground."""
+    alpha = averaged_matte(networks.matting, image)
+    foreground = estimate_foreground(image, alpha)[0].clamp(-1, 1)
+    finite = all(bool(value.isfinite().all()) for value in (image, alpha, foreground, *after.values()))
+    return Enhanced(
+        sample=entry.sample,
+        ws=best.ws[0].clone(),
+        noise=tuple(map_[0].clone() for map_ in best.noise),
+        image=image[0],
+        alpha=alpha[0],
+        foreground=foreground[0],
+        losses=_report(entry.before, after, preset)
+        | {"diverged": float(best.diverged or not finite), "rejected": float(rejected)},
+        steps=best.steps,
+    )
+
+
+def _report(before: dict[str, Tensor], after: dict[str, Tensor], preset: Preset) -> dict[str, float]:
+    """Terms before and after as floats; what is 0 for every original only after."""
+    report = {"objective_before": objective(before, preset), "objective_after": objective(after, preset)}
+    for name in ("entropy", "outside", "adversarial"):
+        report |= {f"{name}_before": before[name], f"{name}_after": after[name]}
+    report |= {name: value for name, value in after.items() if f"{name}_after" not in report}
+    # JSON has no NaN; a portrait that is not finite says so in `diverged`.
+    return {name: float(value.nan_to_num(0.0, 0.0, 0.0)) for name, value in report.items()}
+
+
+def averaged_matte(matting: Matting, image: Tensor, *, scales: Sequence[float] = (1.0, 1.25)) -> Tensor:
+    """The mean matte of an image and its mirror image at some scales: [N, 3, H, W] in [-1, 1] -> [N, 1, H, W]."""
+    height, width = image.shape[-2:]
+    total = image.new_zeros(len(image), 1, height, width)
+    for scale in scales:
+        size = (round(height * scale), round(width * scale))
+        scaled = image if scale == 1 else F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+        direct, mirrored = matting(torch.cat([scaled, scaled.flip(-1)])).float().chunk(2)
+        mean = (direct + mirrored.flip(-1)) / 2
+        if scale != 1:
+            mean = F.interpolate(mean, size=(height, width), mode="bilinear", align_corners=False)
+        total += mean
+    return (total / len(scales)).clamp(0, 1)

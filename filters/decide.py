@@ -1,0 +1,70 @@
+"""Scores and limits -> kept, or dropped with its reason."""
+
+from dataclasses import dataclass
+
+from ..enhance import Enhanced
+from .scores import FINITE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """One candidate with all its scores, kept or not."""
+
+    enhanced: Enhanced
+    scores: dict[str, float]  # the same keys in the same order for every candidate, always finite
+    dropped_by: str | None  # None: kept
+
+
+def decide(
+    enhanced: Enhanced,
+    scores: dict[str, float],
+    *,
+    min_coverage: float = 0.1,
+    max_coverage: float = 0.9,
+    min_soft_share: float = 0.002,
+    max_soft_share: float = 0.35,
+    max_components: float = 0.03,
+    max_holes: float = 0.03,
+    max_border_contact: float = 0.35,
+    max_agreement_growth: float = 0.05,
+    max_certainty: float = 0.3,
+    max_stability: float = 0.3,
+    max_agreement: float = 0.5,
+    max_recomposition: float = 0.3,
+    max_realism: float = 5.0,
+    max_drift: float = 0.3,
+) -> Scored:
+    """Keeps a candidate, or names the first limit that it passes.
+
+    The order is fixed: what is broken, then what is no portrait, then what is no matte to learn from. A limit itself
+    is still kept.
+
+    Args:
+        scores: as `score` makes them.
+        min_coverage .. max_drift: limits of the scores of these names.
+        max_agreement_growth: how much further the second network may lie from the reference network after the
+            enhancement than before; past it the change was an attack on the reference, not a better portrait.
+    """
+    passed = {
+        "nan": not scores[FINITE],
+        "rejected": bool(enhanced.losses["rejected"]),
+        "coverage": not min_coverage <= scores["coverage"] <= max_coverage,
+        "soft_share": not min_soft_share <= scores["soft_share"] <= max_soft_share,
+        "components": scores["components"] > max_components,
+        "holes": scores["holes"] > max_holes,
+        "border_contact": scores["border_contact"] > max_border_contact,
+        "attack": is_attack(enhanced, scores, max_agreement_growth),
+        "certainty": scores["certainty"] > max_certainty,
+        "stability": scores["stability"] > max_stability,
+        "agreement": scores["agreement"] > max_agreement,
+        "recomposition": scores["recomposition"] > max_recomposition,
+        "realism": scores["realism"] > max_realism,
+        "drift": scores["drift"] > max_drift,
+    }
+    return Scored(enhanced, scores, next((reason for reason in passed if passed[reason]), None))
+
+
+def is_attack(enhanced: Enhanced, scores: dict[str, float], max_growth: float) -> bool:
+    """Whether only the reference network came out surer, while the second one moved away from it."""
+    surer = enhanced.losses["outside_after"] < enhanced.losses["outside_before"]
+    return enhanced.steps > 0 and surer and scores["agreement"] - scores["agreement_before"] > max_growth

@@ -1,0 +1,190 @@
+"""Any public StyleGAN2 file -> a frozen network of networks.py; never runs code from a file.
+
+.safetensors (ours), .pt / .pth / .ckpt (rosinality, or NVIDIA's names), .pkl (NVIDIA). Whatever a file's layout, its
+tensors are renamed to ours, the architecture is read off their shapes, and every key and shape must then fit.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from .latents import draw_latents, draw_noise, random_stream
+from .layouts import Kind, check_file, first_of, read_state
+from .networks import Discriminator, Generator
+
+WEIGHTS = Path(__file__).parent / "weights"
+MAX_RESOLUTION = 4096
+MEAN_W_SAMPLES = 4096
+NVIDIA_LICENCE = "non-commercial (NVIDIA Source Code License); trained on FFHQ, CC BY-NC-SA 4.0"
+KNOWN_FILES = {
+    "646c7e7c5e3fc4cf8e83dcfe5dce505cc74b61d8982c09563932aa15c4baf18c": "stylegan2-ffhq-config-f (converted, g_ema)",
+    "d0d7c5e71531c816b8cf01037393ee4fb65ed09dcb6434cc0197771e3051199b": "stylegan2-ffhq-config-f (converted)",
+    "bae494ef77e32a9cd1792a81a3c167692a0e64f6bcd8b06592ff42917e2ed46e": "stylegan2-ffhq-config-f (converted, with d)",
+    "adf127ea7bb8a7788c8bdeda3c9937f7310b669b09ecf799ca53a631ff46948d": "stylegan2-ffhq-config-f (NVIDIA, TensorFlow)",
+}
+
+
+def load_generator(source: str | Path = "default") -> Generator:
+    """The generator in a file, frozen, in eval mode, float32, on the CPU; `card` tells where it comes from.
+
+    Args:
+        source: "default" for the embedded one, or a path to .safetensors, .pt, .pth, .ckpt or .pkl.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: a file that is not a StyleGAN2 generator, in one line.
+    """
+    network = _load(source, "generator")
+    assert isinstance(network, Generator)
+    return network
+
+
+def load_discriminator(source: str | Path = "default") -> Discriminator:
+    """The discriminator in a file; as `load_generator`."""
+    network = _load(source, "discriminator")
+    assert isinstance(network, Discriminator)
+    return network
+
+
+def save_network(path: Path, network: Generator | Discriminator, card: Mapping[str, Any]) -> None:
+    """Writes `path` (.safetensors, half precision, architecture in its metadata) and its JSON card beside it.
+
+    The same weights give the same bytes. Both files appear under their names only when complete.
+
+    Args:
+        card: at least name, licence and source; the file's sha256 is added.
+    """
+    if missing := {"name", "licence", "source"} - card.keys():
+        raise ValueError(f"the card of {path} needs {sorted(missing)}")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: a network is saved as .safetensors")
+    state = {key: value.detach().cpu().to(torch.float16).contiguous() for key, value in network.state_dict().items()}
+    if broken := [key for key, value in state.items() if not value.isfinite().all()]:
+        raise ValueError(f"{path}: not saved, {first_of(broken)} is not finite in half precision")
+    content = save(state, metadata={"architecture": json.dumps(network.architecture, sort_keys=True)})
+    text = json.dumps({**card, "sha256": hashlib.sha256(content).hexdigest()}, indent=2, sort_keys=True) + "\n"
+    for target, written in ((path, content), (path.with_suffix(".json"), text.encode())):
+        partial = target.with_name(target.name + ".partial")
+        partial.write_bytes(written)
+        partial.replace(target)
+
+
+def _load(source: str | Path, kind: Kind) -> Generator | Discriminator:
+    path = WEIGHTS / f"{kind}.safetensors" if source == "default" else Path(source)
+    if source == "default" and not path.exists():
+        raise FileNotFoundError(
+            f"{path}: the embedded {kind} is missing; make it with `python cli.py studio train-generator`"
+        )
+    check_file(path, kind)
+    notes: dict[str, Any] = {}
+    try:
+        state, settings = read_state(path, kind, notes)
+        network = _build(kind, state, settings, notes)
+        network.card = _card(path) | notes
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return network
+
+
+def _build(
+    kind: Kind, state: dict[str, Tensor], settings: dict[str, Any], notes: dict[str, Any]
+) -> Generator | Discriminator:
+    """The network with exactly these tensors; built without memory first, so that a wrong file costs nothing."""
+    if broken := [key for key, value in state.items() if not value.is_floating_point() or not value.isfinite().all()]:
+        raise ValueError(f"{first_of(broken)} is not finite floating point")
+    state = {key: value.float() for key, value in state.items()}
+    shape = _architecture(kind, state) | _checked(settings)
+    with torch.device("meta"):
+        network: Generator | Discriminator = (Generator if kind == "generator" else Discriminator)(**shape)
+    if isinstance(network, Generator) and notes.get("layout") == "rosinality":
+        _complete(network, state, notes)
+    own = network.state_dict()
+    if missing := own.keys() - state.keys():
+        raise ValueError(f"not a whole {kind}: missing {first_of(missing)}")
+    if foreign := state.keys() - own.keys():
+        raise ValueError(f"not a StyleGAN2 {kind} of a known layout: unexpected {first_of(foreign)}")
+    for key, value in own.items():
+        if state[key].shape != value.shape:
+            raise ValueError(f"{key} must be {list(value.shape)}, found {list(state[key].shape)}")
+    network.load_state_dict(state, assign=True)
+    network.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+    if isinstance(network, Generator) and "mean_w" in notes:
+        z = random_stream(0, 0, 0, "mean_w").standard_normal((MEAN_W_SAMPLES, network.z_dim), dtype=np.float32)
+        network.mean_w.copy_(network.mapping(torch.from_numpy(z))[:, 0].mean(dim=0))
+    return network
+
+
+def _architecture(kind: Kind, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The constructor's arguments that show in the shapes of a state dict in our layout."""
+    sides = [int(match[1]) for key in state if (match := re.fullmatch(r"blocks\.(\d{1,9})\.conv\.weight", key))]
+    resolution = max(sides, default=0)
+    if not 4 <= resolution <= MAX_RESOLUTION:
+        raise ValueError(f"not a StyleGAN2 {kind}: no convolutions up to {MAX_RESOLUTION} px, found {first_of(state)}")
+    channels = {side: _length(state, f"blocks.{side}.conv.weight", 0) for side in sides}
+    if kind == "discriminator":
+        return {"resolution": resolution, "channels": channels | {4: _length(state, "conv.weight", 0)}}
+    layers = [key for key in state if re.fullmatch(r"dense\.\d+\.weight", key)]
+    return {
+        "resolution": resolution,
+        "channels": channels,
+        "z_dim": _length(state, "dense.0.weight", 1),
+        "w_dim": _length(state, "blocks.4.conv.style.weight", 1),
+        "num_mapping_layers": len(layers),
+    }
+
+
+def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as read from a file, after checking that they are numbers the networks can take."""
+    for name, value in settings.items():
+        fits = isinstance(value, int) if name == "group" else isinstance(value, (int, float)) and isfinite(value)
+        if not (value is None and name != "mapping_lr") and not (fits and value > 0):
+            raise ValueError(f"the setting {name} is {value!r}, expected a positive number")
+    return dict(settings)
+
+
+def _length(state: Mapping[str, Tensor], key: str, axis: int) -> int:
+    if key not in state or state[key].ndim < 2:
+        raise ValueError(f"expected a weight {key}, found {list(state[key].shape) if key in state else 'none'}")
+    return state[key].shape[axis]
+
+
+def _complete(generator: Generator, state: dict[str, Tensor], notes: dict[str, Any]) -> None:
+    """Adds what some rosinality files lack: noise maps (before 2020) and the mean w (training checkpoints).
+
+    Both follow from fixed random streams, so the same file always gives the same network; the card tells.
+    """
+    own = generator.state_dict()
+    maps = [key for key in own if key.endswith(".noise")]
+    if not state.keys() & set(maps):
+        drawn = draw_noise(draw_latents(0, 0, 0, z_dim=1), generator.noise_sizes)
+        state.update({key: value[None] for key, value in zip(maps, drawn, strict=True)})
+        notes["noise"] = "drawn here; the file has none"
+    if "mean_w" not in state:
+        state["mean_w"] = torch.zeros(generator.w_dim)
+        notes["mean_w"] = f"mean of {MEAN_W_SAMPLES} latents; the file has none"
+
+
+def _card(path: Path) -> dict[str, Any]:
+    """What is known about the file: its own card where one lies beside it, else what its hash tells."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    beside = path.with_suffix(".json")
+    if path.suffix.lower() == ".safetensors" and beside.exists():
+        try:
+            card = json.loads(beside.read_text())
+        except ValueError as error:
+            raise ValueError(f"its card {beside.name} is not JSON ({error})") from error
+        if not isinstance(card, dict) or card.get("sha256") != sha256:
+            raise ValueError(f"its card {beside.name} belongs to another file (sha256 differs)")
+        return card
+    known = KNOWN_FILES.get(sha256)
+    licence = NVIDIA_LICENCE if known else "unknown; ask where the file came from"
+    return {"name": known or path.name, "licence": licence, "source": path.name, "sha256": sha256}

@@ -1,0 +1,40 @@
+"""Kept portraits as WebDataset shards: planned, encoded, published, verified and described."""
+
+from .encode import CODECS, Record, encode, member_names
+from .manifest import config_hash, finish, library_versions, mattesmith_version, open_dataset, read_config, read_shards
+from .members import Problem, samples_of
+from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
+from .report import report
+from .sheet import contact_sheet
+from .stats import Statistics, read_statistics, tables
+from .verify import verify
+from .writer import publish_text, write_shard
+
+__all__ = [
+    "CODECS",
+    "Candidate",
+    "Problem",
+    "Record",
+    "Statistics",
+    "TooFewKept",
+    "config_hash",
+    "contact_sheet",
+    "encode",
+    "fill_shard",
+    "finish",
+    "key_of",
+    "library_versions",
+    "mattesmith_version",
+    "member_names",
+    "open_dataset",
+    "plan",
+    "publish_text",
+    "read_config",
+    "read_shards",
+    "read_statistics",
+    "report",
+    "samples_of",
+    "tables",
+    "verify",
+    "write_shard",
+]

@@ -1,0 +1,209 @@
+"""One shard onto the disk, so that a kill at any instant leaves either all of it or nothing that counts.
+
+Order: the tar, then the parquet of all candidates, then the shard's JSON. The JSON is the commit: without it the
+others are written again.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import webdataset as wds
+
+from ..filters import Scored
+from .encode import Record, encode
+from .plan import Candidate, fill_shard
+
+PARTIAL = ".partial"
+NUM_AHEAD = 16  # portraits that may wait for the encoder: bounds memory, hides the encoder behind the computation
+
+
+class _Hashed(io.RawIOBase):
+    """The partial file, counting and hashing what is written to it."""
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self.stream, self.path = stream, path
+        self.num_bytes, self.sha256 = 0, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, chunk: Any) -> int:
+        with naming(self.path):
+            self.stream.write(chunk)
+        self.sha256.update(chunk)
+        self.num_bytes += len(chunk)
+        return len(chunk)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn what the disk answers into one line that names the file.
+
+    Only around calls that change the disk: an OSError of the stage that computes the portraits passes as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = "nothing half-written was kept: mend that and run the same command again"
+        raise OSError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+
+
+def publish(path: Path, write: Callable[[BinaryIO], None]) -> dict[str, Any]:
+    """Write a file so that it appears whole or not at all, and survives a power cut once it has appeared.
+
+    Args:
+        path: its final place.
+        write: puts the content into the stream it is given.
+
+    Returns:
+        {"name", "bytes", "sha256"} of the file.
+
+    Raises:
+        OSError: one line that names the file and the reason; nothing half-written stays under the final name.
+    """
+    # The process id keeps an orphan of a killed run from writing into the file of its successor.
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        with naming(path):
+            stream = partial.open("wb")
+        try:
+            hashed = _Hashed(stream, path)
+            write(hashed)  # type: ignore[arg-type]
+            with naming(path):
+                stream.flush()
+                os.fsync(stream.fileno())
+        finally:
+            with suppress(OSError):  # after the fsync nothing is left to lose, before it another error is on its way
+                stream.close()
+        with naming(path):
+            os.replace(partial, path)  # noqa: PTH105 - stands beside os.fsync, the other half of the promise
+            sync_folder(path.parent)
+    except BaseException:  # also an interrupt: leave no partial, and let it pass
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    return {"name": path.name, "bytes": hashed.num_bytes, "sha256": hashed.sha256.hexdigest()}
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a rename is not on the disk before its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish_text(path: Path, text: str) -> dict[str, Any]:
+    """Publish a text file."""
+    return publish(path, lambda stream: write_all(stream, text.encode()))
+
+
+def publish_json(path: Path, fields: Any) -> dict[str, Any]:
+    """Publish a JSON file, indented, its keys in the order given."""
+    return publish_text(path, json.dumps(fields, indent=2, allow_nan=False) + "\n")
+
+
+def write_all(stream: BinaryIO, content: bytes) -> None:
+    """Write a whole content that is in memory already."""
+    stream.write(content)
+
+
+def write_shard(
+    out: Path,
+    shard: int,
+    quota: int,
+    portraits: Iterator[Scored],
+    *,
+    max_candidates: int,
+    progress: Callable[[int, str | None], None] | None = None,
+    **encoding: Any,
+) -> dict[str, Any]:
+    """Fill one shard, encode it, publish it.
+
+    Args:
+        out: the dataset's folder.
+        shard: its number.
+        quota: how many portraits to keep.
+        portraits: its candidates 0, 1, 2, ... in order.
+        max_candidates: see `fill_shard`.
+        progress: called after every candidate with the number kept so far and the reason it was dropped by, or None.
+        encoding: knobs of `encode`: codec, trimap_width, jpeg_quality, with_latents, with_alpha16.
+
+    Returns:
+        What was written to the shard's JSON.
+    """
+    rows: list[dict[str, int | float | str]] = []
+    keys = 0
+    members: list[str] = []
+
+    def note(candidate: Candidate) -> None:
+        nonlocal keys
+        rows.append(candidate.row)
+        keys += bool(candidate.key)
+        if progress is not None:
+            progress(keys, candidate.scored.dropped_by)
+
+    def write_tar(stream: BinaryIO) -> None:
+        candidates = fill_shard(shard, quota, portraits, max_candidates=max_candidates)
+        with wds.TarWriter(stream, user="", group="", mode=0o444, mtime=0, encoder=False) as tar:
+            for record in _encoded(candidates, note, encoding):
+                members[:] = record.files
+                for name, content in record.files.items():
+                    # One call a member: TarWriter sorts the members it is given together.
+                    tar.write({"__key__": record.key, name: content})
+
+    tar = publish(out / f"{shard:05d}.tar", write_tar)
+    parquet = publish(out / f"{shard:05d}.parquet", lambda stream: write_all(stream, parquet_of(rows)))
+    dropped = Counter(str(row["dropped_by"]) for row in rows if row["dropped_by"])
+    fields = {
+        "shard": shard,
+        "count": keys,
+        "members": members,
+        "candidates": len(rows),
+        "dropped": {reason: dropped[reason] for reason in sorted(dropped)},
+        "tar": tar,
+        "parquet": parquet,
+    }
+    publish_json(out / f"{shard:05d}.json", fields)
+    return fields
+
+
+def _encoded(
+    candidates: Iterator[Candidate], note: Callable[[Candidate], None], encoding: dict[str, Any]
+) -> Iterator[Record]:
+    """Records of the kept candidates, in order; one thread encodes while the next portraits are computed."""
+    waiting: deque[Future[Record]] = deque()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as pool:
+        for candidate in candidates:
+            note(candidate)
+            if candidate.key:
+                waiting.append(pool.submit(encode, candidate.scored, key=candidate.key, **encoding))
+            while waiting and (len(waiting) > NUM_AHEAD or waiting[0].done()):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def parquet_of(rows: list[dict[str, int | float | str]]) -> bytes:
+    """All candidates of a shard as one parquet table; every row has the same columns, in the same order."""
+    columns = list(rows[0]) if rows else []
+    for row in rows:
+        if list(row) != columns:
+            different = ", ".join(sorted(set(row) ^ set(columns))) or "their order"
+            raise ValueError(f"candidate {row['candidate']} has other columns than the first: {different}")
+    arrow = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+    schema = pa.schema([(name, arrow[type(rows[0][name])]) for name in columns])
+    stream = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), stream, compression="zstd")
+    return stream.getvalue()

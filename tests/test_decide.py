@@ -1,0 +1,90 @@
+"""Decisions: the first reason in a fixed order, and nothing dropped on a limit itself."""
+
+from typing import Any
+
+import pytest
+import torch
+from mattesmith.enhance import Enhanced
+from mattesmith.filters import decide
+from mattesmith.gen import Latents, Sample
+
+GOOD = {
+    "certainty": 0.0,
+    "stability": 0.0,
+    "agreement": 0.1,
+    "agreement_before": 0.1,
+    "recomposition": 0.0,
+    "realism": 0.5,
+    "drift": 0.0,
+    "coverage": 0.4,
+    "soft_share": 0.05,
+    "components": 0.0,
+    "holes": 0.0,
+    "border_contact": 0.0,
+    "finite": 1.0,
+}
+
+
+def a_portrait(*, steps: int = 5, **losses: float) -> Enhanced:
+    image = torch.zeros(3, 2, 2)
+    sample = Sample(Latents(0, 0, 0, torch.zeros(1)), torch.zeros(1, 1), (), image)
+    own = {"outside_before": 0.2, "outside_after": 0.1, "rejected": 0.0, "diverged": 0.0} | losses
+    return Enhanced(sample, sample.ws, (), image, image[:1], image, own, steps)
+
+
+def reason(portrait: Enhanced | None = None, *, limits: Any = None, **changed: float) -> str | None:
+    return decide(portrait or a_portrait(), GOOD | changed, **(limits or {})).dropped_by
+
+
+def test_a_good_portrait_is_kept_with_its_scores() -> None:
+    portrait = a_portrait()
+    scored = decide(portrait, GOOD)
+    assert scored.dropped_by is None and scored.enhanced is portrait and scored.scores == GOOD
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("coverage", 0.01),
+        ("coverage", 0.99),
+        ("soft_share", 0.0),
+        ("soft_share", 0.9),
+        ("components", 0.5),
+        ("holes", 0.5),
+        ("border_contact", 1.0),
+        ("certainty", 0.69),
+        ("stability", 1.0),
+        ("agreement", 1.0),
+        ("recomposition", 1.0),
+        ("realism", 100.0),
+        ("drift", 6.0),
+    ],
+)
+def test_a_limit_passed_is_the_reason(name: str, value: float) -> None:
+    changed: Any = {name: value}
+    assert reason(a_portrait(steps=0), **changed) == name
+
+
+def test_a_limit_itself_is_kept_and_limits_are_the_callers() -> None:
+    assert reason(coverage=0.25, limits={"min_coverage": 0.25}) is None
+    assert reason(coverage=0.25, limits={"min_coverage": 0.26}) == "coverage"
+    assert reason(holes=0.2, limits={"max_holes": 0.2}) is None
+
+
+def test_the_first_reason_in_a_fixed_order_wins() -> None:
+    everything: Any = {"coverage": 0.0, "soft_share": 0.0, "certainty": 0.69, "holes": 1.0}
+    assert reason(**everything, finite=0.0) == "nan"
+    assert reason(a_portrait(rejected=1.0), **everything) == "rejected"
+    assert reason(**everything) == "coverage"
+    assert reason(certainty=0.69, holes=1.0) == "holes"
+
+
+def test_an_enhancement_that_helped_only_its_own_reference_is_an_attack() -> None:
+    assert reason(agreement=0.2) == "attack"
+    assert reason(agreement=0.2, limits={"max_agreement_growth": 0.2}) is None
+    assert reason(a_portrait(outside_after=0.3), agreement=0.2) is None
+    assert reason(a_portrait(steps=0), agreement=0.2) is None
+
+
+def test_a_loop_that_diverged_late_does_not_spoil_its_best_step() -> None:
+    assert reason(a_portrait(diverged=1.0)) is None

@@ -1,0 +1,319 @@
+"""The slot engine: order, keep-best, guards, and that neither slot, neighbour nor refill changes a bit."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from mattesmith.enhance import PRESETS, Enhanced, Preset, averaged_matte, colour_gradient, enhance, random_control
+from mattesmith.enhance.objective import Networks
+from mattesmith.enhance.slots import adam_step
+from mattesmith.gen import Discriminator, Generator, Sample, draw_latents, draw_noise
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SIDE = 16
+FREE = Preset(steps=10, patience=10, lr_ws=0.02, lr_noise=0.02, mode="all", pixel=0.1, perceptual=0.1)
+
+
+class TinyMatting(nn.Module):
+    """Two convolutions and a sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.sigmoid(3 * self.last(F.leaky_relu(self.first(image))))
+
+
+class TinyPerceptual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        return [self.conv(image)]
+
+    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        return (a[0] - b[0]).square().flatten(1).mean(1)
+
+
+def frozen(network: Any) -> Any:
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def networks() -> Networks:
+    torch.manual_seed(3)
+    channels = {4: 8, 8: 8, 16: 8}
+    generator = Generator(resolution=SIDE, channels=channels, z_dim=8, w_dim=8, num_mapping_layers=2)
+    with torch.no_grad():
+        for name, parameter in generator.named_parameters():
+            if name.endswith("noise_strength"):
+                parameter.fill_(0.2)
+    return Networks(
+        frozen(generator),
+        frozen(Discriminator(resolution=SIDE, channels=channels)),
+        frozen(TinyMatting()),
+        frozen(TinyPerceptual()),
+    )
+
+
+def a_sample(networks: Networks, candidate: int) -> Sample:
+    latents = draw_latents(7, 0, candidate, z_dim=8)
+    noise = draw_noise(latents, networks.generator.noise_sizes)
+    with torch.no_grad():
+        ws = networks.generator.mapping(latents.z[None])
+        image = networks.generator.synthesis(ws, [map_[None] for map_ in noise]).clamp(-1, 1)
+    return Sample(latents, ws[0].clone(), noise, image[0])
+
+
+def run(networks: Networks, candidates: Any, **knobs: Any) -> list[Enhanced]:
+    samples = (a_sample(networks, candidate) for candidate in candidates)
+    fixed: Any = {"preset": FREE, "precision": "float32", "slots": 4}
+    return list(enhance(samples, *networks, **fixed | knobs))
+
+
+def same(a: Enhanced, b: Enhanced) -> bool:
+    pairs = zip(tensors_of(a), tensors_of(b), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs) and a.losses == b.losses and a.steps == b.steps
+
+
+def tensors_of(one: Enhanced) -> tuple[Tensor, ...]:
+    return one.ws, *one.noise, one.image, one.alpha, one.foreground
+
+
+# What a result may depend on
+
+
+def test_a_portrait_is_the_same_bits_in_any_slot_with_any_neighbours(networks: Networks) -> None:
+    alone = run(networks, [0])[0]
+    assert alone.steps > 0
+    for order in ([0, 1, 2, 3], [1, 0, 2, 3], [4, 5, 0], [6, 7, 8, 0]):
+        assert same(alone, run(networks, order)[order.index(0)])
+
+
+def test_a_portrait_is_the_same_bits_after_a_refill(networks: Networks) -> None:
+    order = [1, 2, 3, 4, 5, 6, 0]
+    many = run(networks, order, preset=replace(FREE, patience=2, lr_ws=0.2, lr_noise=0.2))
+    alone = run(networks, [0], preset=replace(FREE, patience=2, lr_ws=0.2, lr_noise=0.2))[0]
+    assert same(alone, many[-1])
+
+
+def test_portraits_leave_in_the_order_in_which_they_came_whoever_is_done_first(networks: Networks) -> None:
+    order = [5, 3, 1, 0, 2, 4, 6, 8, 7]
+    fickle = replace(FREE, patience=2, lr_ws=0.1, lr_noise=0.1)
+    out = run(networks, order, preset=fickle, check_every=1, slots=3)
+    assert [one.sample.latents.candidate for one in out] == order
+    assert len({one.steps for one in out}) > 1
+
+
+def test_a_candidate_is_drawn_only_when_a_slot_is_free(networks: Networks) -> None:
+    drawn = []
+
+    def samples() -> Iterator[Sample]:
+        for candidate in range(100):
+            drawn.append(candidate)
+            yield a_sample(networks, candidate)
+
+    next(enhance(samples(), *networks, preset=FREE, precision="float32", slots=3))
+    assert drawn == [0, 1, 2]
+
+
+def test_the_callers_gradient_mode_is_left_alone(networks: Networks) -> None:
+    for _ in enhance([a_sample(networks, 0)], *networks, preset=FREE):
+        assert torch.is_grad_enabled()
+
+
+# Divergence
+
+
+class Poison(nn.Module):
+    """A generator whose portrait of one candidate turns to NaN, at once or once it has moved."""
+
+    def __init__(self, generator: Generator, original: Tensor, *, tolerance: float) -> None:
+        super().__init__()
+        self.generator, self.original, self.tolerance = generator, original, tolerance
+
+    def synthesis(self, ws: Tensor, noise: Any) -> Tensor:
+        image = self.generator.synthesis(ws, noise)
+        distance = (ws.detach() - self.original).abs().amax((1, 2))
+        sick = (distance >= self.tolerance) & (distance < 0.5)
+        return image + torch.where(sick, float("nan"), 0.0).view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-3])
+def test_nan_in_one_slot_stops_that_one_and_touches_no_other(networks: Networks, tolerance: float) -> None:
+    sick = a_sample(networks, 1)
+    poisoned: Any = Poison(networks.generator, sick.ws, tolerance=tolerance)
+    clean = run(networks, range(6))
+    samples = [a_sample(networks, candidate) for candidate in range(6)]
+    out = list(enhance(samples, poisoned, *networks[1:], preset=FREE, precision="float32", slots=4))
+    assert out[1].losses["diverged"] == 1 and out[1].steps == 0
+    assert torch.equal(out[1].image, sick.image) and torch.equal(out[1].ws, sick.ws)
+    assert all(same(out[index], clean[index]) for index in (0, 2, 3, 4, 5))
+
+
+def test_a_portrait_that_is_nan_from_the_start_is_still_accounted_for_with_finite_losses(networks: Networks) -> None:
+    broken = replace(a_sample(networks, 0), image=torch.full((3, SIDE, SIDE), float("nan")))
+    (out,) = enhance([broken], *networks, preset=FREE, precision="float32")
+    assert out.steps == 0 and out.losses["diverged"] == 1
+    assert all(torch.tensor(value).isfinite() for value in out.losses.values())
+
+
+# Keep-best, guards, presets
+
+
+def test_a_kept_step_has_a_lower_objective_and_the_losses_always_have_the_same_keys(networks: Networks) -> None:
+    out = run(networks, range(6)) + run(networks, [0], steps=0)
+    for one in out:
+        after, before = one.losses["objective_after"], one.losses["objective_before"]
+        assert after < before if one.steps else after == before
+    assert len({tuple(one.losses) for one in out}) == 1
+    assert all(type(value) is float for one in out for value in one.losses.values())
+
+
+def test_where_no_step_helps_the_original_is_kept(networks: Networks) -> None:
+    sample = a_sample(networks, 0)
+    (out,) = enhance([sample], *networks, preset=replace(FREE, lr_ws=0.0, lr_noise=0.0), precision="float32")
+    assert out.steps == 0 and torch.equal(out.image, sample.image) and torch.equal(out.ws, sample.ws)
+    assert out.losses["drift_ws"] == 0 and out.losses["rejected"] == 0
+
+
+@pytest.mark.parametrize(
+    ("bound", "name", "limit"),
+    [
+        ("max_area_change", "area_change", 0.002),
+        ("max_drift_ws", "drift_ws", 0.02),
+        ("max_drift_noise", "drift_noise", 0.02),
+        ("max_perceptual", "perceptual", 0.001),
+    ],
+)
+def test_no_kept_step_passes_a_guard(networks: Networks, bound: str, name: str, limit: float) -> None:
+    free = run(networks, range(4))
+    bounds: Any = {bound: limit}
+    guarded = run(networks, range(4), preset=replace(FREE, **bounds))
+    assert max(one.losses[name] for one in free) > limit
+    assert max(one.losses[name] for one in guarded) <= limit
+
+
+def test_the_soft_share_inside_the_band_keeps_its_floor(networks: Networks) -> None:
+    out = run(networks, range(4), preset=replace(FREE, min_soft_ratio=0.99, entropy=100.0))
+    assert all(one.losses["soft_loss"] <= 0.0101 for one in out)
+
+
+def test_where_the_entropy_outside_the_band_may_not_grow_it_does_not(networks: Networks) -> None:
+    sly = replace(FREE, entropy=-1.0)
+    grown = run(networks, range(4), preset=sly)
+    assert max(one.losses["outside_growth"] for one in grown) > 0
+    guarded = run(networks, range(4), preset=replace(sly, max_outside_growth=0.0))
+    assert all(one.losses["outside_after"] <= one.losses["outside_before"] for one in guarded)
+
+
+def test_only_the_chosen_variables_move(networks: Networks) -> None:
+    sample = a_sample(networks, 0)
+    (noise,) = run(networks, [0], variables="noise")
+    (latent,) = run(networks, [0], variables="latent")
+    assert noise.steps and torch.equal(noise.ws, sample.ws) and not torch.equal(noise.noise[-1], sample.noise[-1])
+    assert latent.steps and not torch.equal(latent.ws, sample.ws)
+    assert all(torch.equal(a, b) for a, b in zip(latent.noise, sample.noise, strict=True))
+
+
+def test_the_preset_of_the_paper_is_its_table() -> None:
+    paper = PRESETS["paper"]
+    assert (paper.entropy, paper.adversarial, paper.pixel, paper.perceptual) == (1, 1, 10, 100)
+    assert (paper.steps, paper.lr_ws, paper.lr_noise, paper.variables, paper.mode) == (500, 1e-4, 1e-4, "both", "all")
+    bounds = (paper.max_area_change, paper.max_drift_ws, paper.max_drift_noise, paper.max_perceptual)
+    assert paper.guard == paper.min_soft_ratio == 0 and {*bounds, paper.max_outside_growth} == {float("inf")}
+
+
+def test_a_rejected_portrait_takes_no_step_and_is_still_yielded_in_its_place(networks: Networks) -> None:
+    samples = [a_sample(networks, candidate) for candidate in range(5)]
+    out = list(
+        enhance(
+            samples, *networks, preset=FREE, slots=2, reject=lambda sample, alpha: sample.latents.candidate in (1, 4)
+        )
+    )
+    assert [one.losses["rejected"] for one in out] == [0, 1, 0, 0, 1]
+    assert [one.sample.latents.candidate for one in out] == [0, 1, 2, 3, 4] and out[1].steps == 0
+
+
+def test_bfloat16_is_of_the_loop_alone(networks: Networks) -> None:
+    (out,) = run(networks, [0], precision="bf16")
+    assert out.steps > 0 and all(tensor.dtype == torch.float32 for tensor in tensors_of(out))
+    with torch.no_grad():
+        image = networks.generator.synthesis(out.ws[None], [map_[None] for map_ in out.noise]).clamp(-1, 1)
+    assert torch.equal(image[0], out.image)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "named"),
+    [
+        ({"preset": "best"}, "best"),
+        ({"variables": "w"}, "variables"),
+        ({"steps": -1}, "steps"),
+        ({"slots": 0}, "slots"),
+        ({"precision": "fp8"}, "precision"),
+    ],
+)
+def test_a_wrong_knob_is_named_before_any_sample_is_drawn(networks: Networks, knobs: Any, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        enhance([], *networks, **knobs)
+
+
+# Parts
+
+
+def test_adam_with_a_step_count_per_slot_is_torchs_adam_of_each_slot() -> None:
+    torch.manual_seed(0)
+    gradients = torch.randn(6, 2, 3)
+    value, first, second = torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3)
+    count = torch.zeros(2, dtype=torch.long)
+    for step in range(6):
+        active = torch.tensor([step < 4, step >= 2])  # the second slot starts two steps later
+        count += active
+        adam_step(value, gradients[step], first, second, count, active=active, lr=0.1)
+    for slot, steps in ((0, range(4)), (1, range(2, 6))):
+        reference = torch.zeros(3, requires_grad=True)
+        adam = torch.optim.Adam([reference], lr=0.1)
+        for step in steps:
+            reference.grad = gradients[step, slot].clone()
+            adam.step()
+        assert torch.allclose(value[slot], reference.detach(), atol=1e-6)
+
+
+def test_adam_leaves_an_inactive_slot_alone_whatever_its_gradient() -> None:
+    value, first, second = torch.ones(2, 1), torch.zeros(2, 1), torch.zeros(2, 1)
+    gradient = torch.tensor([[float("nan")], [1.0]])
+    count = torch.ones(2, dtype=torch.long)
+    adam_step(value, gradient, first, second, count, active=torch.tensor([False, True]), lr=0.5)
+    assert value[0] == 1 and first[0] == 0 and second[0] == 0
+    assert value[1].item() == pytest.approx(0.5)
+
+
+def test_the_averaged_matte_of_a_pixelwise_network_is_its_matte_and_stays_in_range() -> None:
+    left: Any = lambda image: (image.mean(1, keepdim=True) > 0).float() * 1.5  # noqa: E731
+    image = -torch.ones(1, 3, 8, 8)
+    image[..., :4] = 1
+    alpha = averaged_matte(left, image, scales=(1.0,))
+    assert alpha[..., :4].min() == 1 and alpha[..., 4:].max() == 0
+    assert averaged_matte(left, image).shape == (1, 1, 8, 8)
+
+
+def test_a_background_belongs_to_its_candidate() -> None:
+    a, b = draw_latents(1, 0, 0, z_dim=2), draw_latents(1, 0, 1, z_dim=2)
+    assert torch.equal(colour_gradient(a, 8), colour_gradient(a, 8))
+    assert not torch.equal(colour_gradient(a, 8), colour_gradient(b, 8))
+    assert colour_gradient(a, 8).shape == (3, 8, 8) and colour_gradient(a, 8).abs().max() <= 1
+
+
+def test_the_random_control_moves_every_part_as_far_as_the_enhancement_did(networks: Networks) -> None:
+    out = run(networks, [0])
+    (control,) = random_control(out, *networks, preset=FREE)
+    sample = out[0].sample
+    moved, random = (out[0].ws - sample.ws).norm(dim=1), (control.ws - sample.ws).norm(dim=1)
+    assert torch.allclose(moved, random, rtol=1e-4) and not torch.allclose(out[0].ws, control.ws)
+    assert control.losses["drift_noise"] == pytest.approx(out[0].losses["drift_noise"], rel=1e-3)
+    assert tuple(control.losses) == tuple(out[0].losses)
