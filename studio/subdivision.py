@@ -38,9 +38,7 @@ def catmull_clark(faces: IntArray, num_vertices: int) -> tuple[sp.csr_matrix, In
     ends = sp.csr_matrix(
         (np.full(2 * num_edges, 0.5), (np.repeat(np.arange(num_edges), 2), edges.ravel())), (num_edges, num_vertices)
     )
-    edge_faces = sp.csr_matrix(
-        (np.full(4 * num_faces, 0.5), (edge_of.ravel(), face_rows)), (num_edges, num_faces)
-    )
+    edge_faces = sp.csr_matrix((np.full(4 * num_faces, 0.5), (edge_of.ravel(), face_rows)), (num_edges, num_faces))
     inner_diagonal = sp.diags(inner.astype(float))
     edge_points = 0.5 * inner_diagonal @ (ends + edge_faces @ face_points) + sp.diags((~inner).astype(float)) @ ends
 
@@ -57,17 +55,13 @@ def catmull_clark(faces: IntArray, num_vertices: int) -> tuple[sp.csr_matrix, In
         + sp.diags((valence - 3) / valence)
     )
     boundary_edges = vertex_edges @ sp.diags((~inner).astype(float))
-    boundary = 0.25 * boundary_edges @ ends + sp.diags(
-        1 - 0.25 * np.asarray(boundary_edges.sum(axis=1)).ravel()
-    )
+    boundary = 0.25 * boundary_edges @ ends + sp.diags(1 - 0.25 * np.asarray(boundary_edges.sum(axis=1)).ravel())
     vertex_points = sp.diags((~on_boundary).astype(float)) @ inside + sp.diags(on_boundary.astype(float)) @ boundary
 
     matrix = sp.vstack([vertex_points, edge_points, face_points]).tocsr()
     edge_index = num_vertices + edge_of
     face_index = num_vertices + num_edges + np.arange(num_faces)
-    corners = [
-        np.stack([faces[:, k], edge_index[:, k], face_index, edge_index[:, k - 1]], axis=1) for k in range(4)
-    ]
+    corners = [np.stack([faces[:, k], edge_index[:, k], face_index, edge_index[:, k - 1]], axis=1) for k in range(4)]
     return matrix, np.concatenate(corners).astype(np.int32)
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from mattesmith.gen import Discriminator, Generator, load_discriminator, load_generator, save_network
 from mattesmith.gen import checkpoints as module
+from torch import Tensor
 
 CARD = {"name": "tiny", "licence": "Apache-2.0", "source": "a test"}
 CHANNELS = {4: 6, 8: 5, 16: 4}

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
 from mattesmith.gen import Discriminator, Generator, load_discriminator, load_generator
+from torch import Tensor
 
 HERE = Path(__file__).parent
 FILL = runpy.run_path(str(HERE / "fill.py"))

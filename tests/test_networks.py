@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-
 from mattesmith.gen import Discriminator, Generator, grow_from
 from mattesmith.gen.layers import ModulatedConv, fir_up, minibatch_stddev
+from torch import Tensor
+from torch.nn import functional as F
 
 CHANNELS = {4: 8, 8: 8, 16: 6, 32: 4}
 

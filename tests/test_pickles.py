@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
 from mattesmith.gen import Discriminator, Generator, load_discriminator, load_generator
+from torch import Tensor
 
 CHANNELS = {4: 6, 8: 5, 16: 4}
 

@@ -48,7 +48,10 @@ def made(folder: Path) -> set[str]:
 def test_every_shard_is_made_and_every_candidate_reported(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str | None]] = []
     dead = run_shards(
-        [(0, 2), (1, 2), (2, 1)], partial(start_marking, tmp_path), num_workers=2, progress=lambda *one: seen.append(one)
+        [(0, 2), (1, 2), (2, 1)],
+        partial(start_marking, tmp_path),
+        num_workers=2,
+        progress=lambda *one: seen.append(one),
     )
     assert dead == [] and made(tmp_path) == {"shard-0", "shard-1", "shard-2"}
     assert sorted(seen) == [(0, 1, None), (0, 2, None), (1, 1, None), (1, 2, None), (2, 1, None)]

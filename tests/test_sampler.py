@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
 from mattesmith.gen import Generator, Latents, draw_latents, draw_noise, sample
 
 

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import Tensor
-
 from mattesmith.enhance.trimap import trimap_from_alpha
+from torch import Tensor
 
 
 def row(*values: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from mattesmith.enhance.matting.unet import UNet
 
 
