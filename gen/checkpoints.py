@@ -91,6 +91,9 @@ def _load(source: str | Path, kind: Kind) -> Generator | Discriminator:
         network.card = _card(path) | notes
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    except (AttributeError, LookupError, ArithmeticError, RuntimeError, TypeError) as error:
+        found = " ".join(str(error).split())[:160]
+        raise ValueError(f"{path}: not a StyleGAN2 {kind} of a known structure ({found})") from error
     return network
 
 
@@ -98,9 +101,8 @@ def _build(
     kind: Kind, state: dict[str, Tensor], settings: dict[str, Any], notes: dict[str, Any]
 ) -> Generator | Discriminator:
     """The network with exactly these tensors; built without memory first, so that a wrong file costs nothing."""
-    if broken := [key for key, value in state.items() if not value.is_floating_point() or not value.isfinite().all()]:
-        raise ValueError(f"{first_of(broken)} is not finite floating point")
-    state = {key: value.float() for key, value in state.items()}
+    if broken := [key for key, value in state.items() if not _is_plain(value)]:
+        raise ValueError(f"{first_of(broken)} is not a plain floating-point tensor")
     shape = _architecture(kind, state) | _checked(settings)
     with torch.device("meta"):
         network: Generator | Discriminator = (Generator if kind == "generator" else Discriminator)(**shape)
@@ -114,12 +116,21 @@ def _build(
     for key, value in own.items():
         if state[key].shape != value.shape:
             raise ValueError(f"{key} must be {list(value.shape)}, found {list(state[key].shape)}")
-    network.load_state_dict(state, assign=True)
+    if broken := [key for key, value in state.items() if not value.isfinite().all()]:
+        raise ValueError(f"{first_of(broken)} is not finite")
+    network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     network.to(memory_format=torch.channels_last).requires_grad_(False).eval()
     if isinstance(network, Generator) and "mean_w" in notes:
         z = random_stream(0, 0, 0, "mean_w").standard_normal((MEAN_W_SAMPLES, network.z_dim), dtype=np.float32)
         network.mean_w.copy_(network.mapping(torch.from_numpy(z))[:, 0].mean(dim=0))
     return network
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor is dense floating point and no larger than its memory (a stride of 0 can announce terabytes)."""
+    if value.layout != torch.strided or value.device.type != "cpu" or not value.is_floating_point():
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _architecture(kind: Kind, state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class Camera:
 
 
 def project(camera: Camera, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where points [..., 3] fall: picture positions (x, y) [..., 2] in pixels from the top left, and depth [...] metres."""
+    """Where points [..., 3] fall: (x, y) [..., 2] in pixels from the picture's top left, and depth [...] in metres."""
     forward = np.subtract(camera.target, camera.origin)
     forward /= np.linalg.norm(forward)
     right = np.cross(forward, camera.up)

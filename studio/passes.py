@@ -106,8 +106,8 @@ def coverage(scene: Any, touched: np.ndarray, *, size: int, samples: int, seed: 
     """Exact alpha and hair coverage, each [H, W] in [0, 1], of a box pixel.
 
     Four samples a pixel find where the picture is plain. `samples`, stratified, are spent where the 3 x 3
-    neighbourhood's alpha is not, or where a strand may cross (`touched` [H, W]) a pixel not full; a quarter where hair only parts from
-    the skin behind it.
+    neighbourhood's alpha is not, or where a strand may cross (`touched` [H, W]) a pixel not full; a quarter where hair
+    only parts from the skin behind it.
     """
     rays, rng = _Rays(scene, size), np.random.default_rng([seed, 7])
     everywhere = np.arange(size * size)

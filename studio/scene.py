@@ -23,7 +23,7 @@ from .surfaces import Strands, Surface
 LLVM_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
 
 
-def _newest_llvm() -> str | None:
+def newest_llvm() -> str | None:
     """The newest usable libLLVM of this machine."""
     found = {}
     for folder in [*LLVM_FOLDERS, *map(str, Path("/usr/lib").glob("llvm-*/lib"))]:
@@ -37,7 +37,7 @@ def _newest_llvm() -> str | None:
 @cache
 def mitsuba() -> Any:
     """The renderer's module with its variant chosen and one thread; processes are what runs in parallel."""
-    if "DRJIT_LIBLLVM_PATH" not in os.environ and (library := _newest_llvm()) is not None:
+    if "DRJIT_LIBLLVM_PATH" not in os.environ and (library := newest_llvm()) is not None:
         os.environ["DRJIT_LIBLLVM_PATH"] = library
     try:
         import drjit
@@ -146,7 +146,7 @@ def _strand_texture(strands: Strands) -> Any:
     segments = strands.points.shape[1] - 1
     ramp = np.linspace(0.92, 1.12, segments, dtype=np.float32)[None, :, None]
     texels = np.clip(strands.colour[:, None] * ramp, 0, 0.95).reshape(-1, 1, 3)
-    texels = np.repeat(texels[::-1], 2, 1)  # the renderer's v runs from the picture's bottom
+    texels = np.repeat(texels, 2, 1)
     return mi.load_dict(
         {"type": "bitmap", "bitmap": mi.Bitmap(np.ascontiguousarray(texels, np.float32)), "raw": True,
          "filter_type": "nearest", "wrap_mode": "clamp"}

@@ -319,6 +319,8 @@ def test_networks_that_we_cannot_compute_are_refused(fake_modules: None, tmp_pat
     for change, message in [
         ({"c_dim": 10}, "class labels"),
         ({"architecture": "resnet"}, "architecture 'resnet', expected 'skip'"),
+        ({"c_dim": [1]}, "of a known structure"),
+        ({"_modules": 3}, "of a known structure"),
     ]:
         network = tree(nvidia_names(networks()[0]), {})
         network.meta["state"].update(change)

@@ -17,18 +17,20 @@ from mattesmith.studio.denoise import denoise
 from mattesmith.studio.light import Light, captured, directions, draw_light, lamp, temperature
 from mattesmith.studio.passes import coverage, flat_coverage, straight, strand_flow
 from mattesmith.studio.render import Render, develop, from_srgb, render, save, split_of, to_srgb
-from mattesmith.studio.scene import build_scene, cut_out, decimal, mitsuba
+from mattesmith.studio.scene import build_scene, cut_out, decimal, mitsuba, newest_llvm
 from mattesmith.studio.surfaces import Strands, Surface
 
 SIZE = 24
-CAMERA = Camera((0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0), float(np.rad2deg(2 * np.arctan(0.2))))  # sees +-0.2 m
+# It sees 0.2 m to every side of the origin.
+CAMERA = Camera((0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0), float(np.rad2deg(2 * np.arctan(0.2))))
 
 
 def ball(radius: float = 0.1, name: str = "skin") -> Surface:
     theta, phi = np.meshgrid(np.linspace(0, np.pi, 24), np.linspace(0, 2 * np.pi, 48), indexing="ij")
     points = np.stack([np.sin(theta) * np.sin(phi), np.cos(theta), np.sin(theta) * np.cos(phi)], -1) * radius
     at = np.arange(23)[:, None] * 48 + np.arange(47)
-    faces = np.concatenate([np.stack(t, -1).reshape(-1, 3) for t in ((at, at + 48, at + 1), (at + 1, at + 48, at + 49))])
+    halves = ((at, at + 48, at + 1), (at + 1, at + 48, at + 49))
+    faces = np.concatenate([np.stack(half, -1).reshape(-1, 3) for half in halves])
     colour = np.tile(np.float32([0.6, 0.4, 0.3]), (24 * 48, 1))
     return Surface(name, points.reshape(-1, 3).astype(np.float32), faces.astype(np.int32), colour, 0.5, 0.3)
 
@@ -45,6 +47,12 @@ def white_light() -> Light:
     return Light("white", np.ones((64, 128, 3), np.float32), 0.3)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def scalar() -> None:
+    """The scalar variant compiles nothing, so tiny scenes are quick; one test below takes the other way."""
+    mitsuba().set_variant("scalar_rgb")
+
+
 @pytest.fixture(scope="module")
 def picture() -> Render:
     return render([ball()], [rays_of_hair()], CAMERA, white_light(), size=SIZE, colour_samples=16, alpha_samples=64)
@@ -52,7 +60,7 @@ def picture() -> Render:
 
 def test_a_disc_covers_its_area_and_not_a_pixel_more() -> None:
     alpha = render([ball()], [], CAMERA, white_light(), size=SIZE, colour_samples=4, alpha_samples=256).alpha
-    apparent = 0.1 / np.sqrt(1 - 0.1**2)  # the outline of a sphere of radius 0.1 m at 1 m, on the plane through its centre
+    apparent = 0.1 / np.sqrt(1 - 0.1**2)  # a sphere 1 m away, on the plane through its centre
     assert alpha.sum() == pytest.approx(np.pi * (apparent / 0.4 * SIZE) ** 2, rel=0.02)
     assert alpha[SIZE // 2, SIZE // 2] == 1 and alpha[0, 0] == 0
 
@@ -85,13 +93,17 @@ def test_the_same_seed_gives_the_same_picture() -> None:
 
 
 def test_both_ways_to_count_coverage_agree() -> None:
-    if not mitsuba().variant().startswith("llvm"):
-        pytest.skip("only the scalar variant runs here, which has one way")
     surfaces, strands = [ball()], [rays_of_hair()]
-    scene = build_scene(surfaces, strands, CAMERA, white_light(), size=SIZE)
-    flow = strand_flow(CAMERA, strands, size=SIZE)
-    adaptive = coverage(scene, flow.touched, size=SIZE, samples=400, seed=0)
     flat = flat_coverage(surfaces, strands, CAMERA, size=SIZE, samples=400, seed=1)
+    if newest_llvm() is None:
+        pytest.skip("no libLLVM here, so there is one way only")
+    mitsuba().set_variant("llvm_ad_rgb")
+    try:
+        scene = build_scene(surfaces, strands, CAMERA, white_light(), size=SIZE)
+        flow = strand_flow(CAMERA, strands, size=SIZE)
+        adaptive = coverage(scene, flow.touched, size=SIZE, samples=400, seed=0)
+    finally:
+        mitsuba().set_variant("scalar_rgb")
     for one, other in zip(adaptive, flat, strict=True):
         assert np.abs(one - other).mean() < 0.01 and np.abs(one - other).max() < 0.15
 
@@ -136,10 +148,10 @@ def test_strands_flow_the_way_they_run() -> None:
 
 
 def test_each_strand_has_its_own_colour() -> None:
-    points = np.stack(
-        [np.broadcast_to(np.float32([[-0.1], [0.1]]), (2, 5)), np.tile(np.linspace(-0.3, 0.3, 5), (2, 1)), np.zeros((2, 5))], -1
-    ).astype(np.float32)
-    strands = Strands("hair", points, np.full((2, 5), 0.02, np.float32), np.float32([[0.7, 0.1, 0.1], [0.1, 0.1, 0.7]]), 0.6)
+    across = np.broadcast_to(np.float32([[-0.1], [0.1]]), (2, 5))
+    points = np.stack([across, np.tile(np.linspace(-0.3, 0.3, 5), (2, 1)), np.zeros((2, 5))], -1).astype(np.float32)
+    red_blue = np.float32([[0.7, 0.1, 0.1], [0.1, 0.1, 0.7]])
+    strands = Strands("hair", points, np.full((2, 5), 0.02, np.float32), red_blue, 0.6)
     colour = render([], [strands], CAMERA, white_light(), size=SIZE, colour_samples=16, alpha_samples=16).colour
     left, right = colour[12, 6], colour[12, 18]
     assert left[0] > 2 * left[2] and right[2] > 2 * right[0]
@@ -164,7 +176,8 @@ def test_denoising_keeps_paint_and_removes_noise() -> None:
 def test_a_lamp_shines_from_where_it_is_said_to_stand() -> None:
     right = lamp(90, 0, 15, 3.0, np.ones(3, np.float32))
     assert directions().reshape(-1, 3)[right[..., 0].argmax()] @ (1, 0, 0) > 0.97
-    colour = render([ball()], [], CAMERA, Light("right", right + 1e-3, 0.2), size=SIZE, colour_samples=16, alpha_samples=16).colour
+    light = Light("right", right + 1e-3, 0.2)
+    colour = render([ball()], [], CAMERA, light, size=SIZE, colour_samples=16, alpha_samples=16).colour
     assert colour[12, 16].mean() > 3 * colour[12, 7].mean()
     assert temperature(3000)[0] > temperature(9000)[0] and temperature(3000)[2] < temperature(9000)[2]
 
