@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 
 import click
 import torch
+from tqdm import tqdm
+
 from mattesmith import enhance as enhancing
 from mattesmith import filters, gen, shards
 from mattesmith.shards.pool import Progress, Work, run_shards
-from tqdm import tqdm
 
 MAX_CANDIDATES_PER_KEPT = 20
 

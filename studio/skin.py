@@ -1,4 +1,4 @@
-"""Procedural skin and eyes: a colour per vertex, painted by position on the neutral template so that it fits everyone."""
+"""Procedural skin and eyes: a colour per vertex, painted by position on the template so that it fits everyone."""
 
 from __future__ import annotations
 

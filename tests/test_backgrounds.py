@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from mattesmith.studio.backgrounds import (
     ALL,
     SOFT,

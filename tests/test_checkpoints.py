@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from mattesmith.gen import Discriminator, Generator, load_discriminator, load_generator, save_network
 from mattesmith.gen import checkpoints as module
-from torch import Tensor
 
 CARD = {"name": "tiny", "licence": "Apache-2.0", "source": "a test"}
 CHANNELS = {4: 6, 8: 5, 16: 4}
@@ -95,7 +96,7 @@ def test_the_same_weights_give_the_same_bytes(generator: Generator, tmp_path: Pa
 
 
 def test_what_cannot_be_saved_is_refused(generator: Generator, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs .'source'."):
+    with pytest.raises(ValueError, match=r"needs .'source'."):
         save_network(tmp_path / "g.safetensors", generator, {"name": "x", "licence": "y"})
     with pytest.raises(ValueError, match=r"saved as \.safetensors"):
         save_network(tmp_path / "g.pt", generator, CARD)
@@ -162,7 +163,6 @@ def broken_generator_files(tmp_path: Path, generator: Generator) -> dict[str, tu
         "shape": (state | {"convs.0.activate.bias": torch.zeros(9)}, "blocks.8.up.bias must be [5], found [9]"),
         "nan": (state | {"style.1.bias": torch.full([8], torch.nan)}, "dense.0.bias is not finite"),
         "integers": (state | {"style.1.bias": torch.zeros(8, dtype=torch.long)}, "dense.0.bias is not a plain"),
-        "sparse": (state | {"style.1.bias": torch.zeros(8).to_sparse()}, "dense.0.bias is not a plain"),
         "bomb": (state | {"style.1.weight": torch.zeros(1).expand(8, 10**12)}, "dense.0.weight is not a plain"),
         "kernel": (state | {"convs.0.conv.blur.kernel": torch.ones(4, 4)}, "is not the filter [1, 3, 3, 1]"),
         "scalars": (state | {"convs.1.conv.weight": torch.zeros([])}, "expected a weight blocks.8.conv.weight"),

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import webdataset as wds
 from click.testing import CliRunner
+
 from mattesmith import cli
 
 ROOT = Path(__file__).parents[1]

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from mattesmith.studio import composites
 from mattesmith.studio.composites import (
     blend,
@@ -15,7 +17,6 @@ from mattesmith.studio.composites import (
     studio_portraits,
     warped,
 )
-from PIL import Image
 
 
 def write_render(folder, key, *, size=16, colour=(200, 100, 50), alpha=None, hair=None):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from mattesmith.enhance import Enhanced
 from mattesmith.filters import decide
 from mattesmith.gen import Latents, Sample

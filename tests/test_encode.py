@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from mattesmith.enhance import Enhanced
 from mattesmith.filters import Scored
 from mattesmith.gen import Latents, Sample
 from mattesmith.shards import encode, member_names
 from mattesmith.shards.encode import gray_from_alpha, jpeg, png, rgb_from_image
-from PIL import Image
 
 
 def portrait(side: int = 16) -> Scored:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from mattesmith.enhance.foreground import estimate_foreground, level_sizes, neighbours
 from torch import Tensor
+
+from mattesmith.enhance.foreground import estimate_foreground, level_sizes, neighbours
 
 RED, BLUE = torch.tensor([0.8, -0.2, -0.9]).view(1, 3, 1, 1), torch.tensor([-0.7, 0.5, 0.9]).view(1, 3, 1, 1)
 

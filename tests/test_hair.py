@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+
 from mattesmith.studio.collision import build_collider
 from mattesmith.studio.growth import share_before, shorten
 from mattesmith.studio.hair import HairAttributes, beard_weight, brow_weight, draw_hair, grow, scalp_weight

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from mattesmith.gen import draw_latents, draw_noise, random_stream
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mattesmith.gen import Discriminator, Generator, load_discriminator, load_generator
 from torch import Tensor
+
+from mattesmith.gen import Discriminator, Generator, load_discriminator, load_generator
 
 HERE = Path(__file__).parent
 FILL = runpy.run_path(str(HERE / "fill.py"))
@@ -102,8 +103,6 @@ def test_discriminator_logits_and_groups(layout: str, tmp_path: Path) -> None:
     discriminator: Discriminator = load_discriminator(tmp_path / "d.pt")
     images = recorded["images"]
     assert close(discriminator(images), recorded["logits_batch4"], 1e-5)
-    assert close(discriminator(images[:1]), recorded["logits_batch1"], 1e-5)
-    assert close(discriminator(images[:2]), recorded["logits_batch2"], 1e-5)
     flipped = torch.cat([images, images.flip(3)])
     assert close(discriminator(flipped), recorded["logits_batch8_flipped"], 1e-5)
     assert close(discriminator(images[:2], group=1)[:1], recorded["logits_batch1"], 1e-5)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from mattesmith.enhance.matting import Matting, load, load_matting, save_network
 from mattesmith.enhance.matting.checkpoint import canonical_keys, load_strictly, read_state
 from mattesmith.enhance.matting.modnet import MODNet
 from mattesmith.enhance.matting.unet import UNet
-from torch import Tensor, nn
 
 CARD = {"architecture": "unet", "name": "test", "licence": "CC0-1.0", "source": "this test"}
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from mattesmith.enhance import losses
 from torch import Tensor
+
+from mattesmith.enhance import losses
 
 
 def a_matte(*values: float) -> Tensor:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from mattesmith.shards import config_hash, finish, open_dataset, read_config, read_shards
 from mattesmith.shards.card import croissant, dataset_card, dataset_licence
 from mattesmith.shards.manifest import differences

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from mattesmith.enhance.matting.load import Matting, load_matting
 from mattesmith.enhance.matting.modnet import MODNet
-from torch import Tensor
 
 HERE = Path(__file__).parent
 PACK = HERE / "data" / "parity" / "modnet"

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from mattesmith.enhance import PRESETS, Enhanced, Preset, averaged_matte, colour_gradient, enhance, random_control
 from mattesmith.enhance.objective import Networks
 from mattesmith.enhance.slots import adam_step
 from mattesmith.gen import Discriminator, Generator, Sample, draw_latents, draw_noise
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 SIDE = 16
 FREE = Preset(steps=10, patience=10, lr_ws=0.02, lr_noise=0.02, mode="all", pixel=0.1, perceptual=0.1)

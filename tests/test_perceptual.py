@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from mattesmith.enhance.perceptual import WEIGHTS, Perceptual, block_mean, load_perceptual, unit_length
 from mattesmith.studio.perceptual import SCALES, make_perceptual
-from torch import Tensor
 
 MEAN_BGR = torch.tensor([104.00699, 116.66877, 122.67892]).view(1, 3, 1, 1)
 WIDTHS = {"block1": (3, 64, 64), "block2": (64, 128, 128), "block3": (128, 256, 256, 256)}

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mattesmith.gen import Discriminator, Generator, load_discriminator, load_generator
 from torch import Tensor
+
+from mattesmith.gen import Discriminator, Generator, load_discriminator, load_generator
 
 CHANNELS = {4: 6, 8: 5, 16: 4}
 

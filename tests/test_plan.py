@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
 from mattesmith.enhance import Enhanced
 from mattesmith.filters import Scored
 from mattesmith.gen import Latents, Sample

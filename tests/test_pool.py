@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
 from mattesmith.shards.pool import Progress, Work, run_shards
 
 

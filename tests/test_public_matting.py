@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from mattesmith.enhance.matting import Matting, load_matting
 from torch import Tensor
+
+from mattesmith.enhance.matting import Matting, load_matting
 
 HERE = Path(__file__).parent
 FILL = runpy.run_path(str(HERE / "fill.py"))

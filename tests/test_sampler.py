@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
 from mattesmith.gen import Generator, Latents, draw_latents, draw_noise, sample
 
 

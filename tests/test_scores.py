@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from mattesmith.enhance import Enhanced
 from mattesmith.filters import score
 from mattesmith.filters import scores as s
 from mattesmith.gen import Latents, Sample
-from torch import Tensor
 
 SIDE = 40
 

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+
 from mattesmith.enhance import Enhanced
 from mattesmith.filters import Scored
 from mattesmith.gen import Latents, Sample
@@ -32,7 +34,6 @@ from mattesmith.shards.members import samples_of
 from mattesmith.shards.sheet import checkerboard, composite, linear_from_srgb, srgb_from_linear, tile
 from mattesmith.shards.stats import changes, fates, pairs, quantiles
 from mattesmith.shards.writer import parquet_of
-from PIL import Image
 
 HOSTILE = "</script><script>alert(1)</script>'\"&"
 CONFIG = {"n": 5}

@@ -7,32 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mattesmith.enhance.matting.load import load_file
-from mattesmith.gen import load_discriminator, load_generator
-from mattesmith.studio import train_generator as generator_module
-from mattesmith.studio import train_matting as matting_module
-from mattesmith.studio.grids import alternate, checkerboard, save_grid
-from mattesmith.studio.train_generator import (
-    VIEW,
-    Trainer,
-    frechet_distance,
-    new_generator,
-    train_generator,
-    windows,
-)
-from mattesmith.studio.train_matting import (
-    append_row,
-    baselines,
-    boundary_band,
-    errors,
-    follow,
-    laplacian,
-    load_state,
-    save_state,
-    train_matting,
-)
 from PIL import Image
 from torch import nn
+
+from mattesmith.enhance.matting.load import load_file
+from mattesmith.gen import load_discriminator, load_generator
+from mattesmith.studio import embedded, frechet, projected, train_discriminator
+from mattesmith.studio import train_generator as generator_module
+from mattesmith.studio import train_matting as matting_module
+from mattesmith.studio.embedded import new_generator
+from mattesmith.studio.frechet import frechet_distance
+from mattesmith.studio.grids import alternate, checkerboard, save_grid
+from mattesmith.studio.projected import windows
+from mattesmith.studio.snapshots import append_row, follow, load_state, save_state
+from mattesmith.studio.train_generator import VIEW, Trainer, train_generator
+from mattesmith.studio.train_matting import baselines, boundary_band, errors, laplacian, train_matting
 
 
 def write_ellipses(folder: Path, num: int, *, size: int = 32) -> None:
@@ -64,13 +53,14 @@ def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks, sets and measurements of a size for tests."""
-    monkeypatch.setattr(generator_module, "CHANNELS", {4: 16, 8: 16, 16: 8, 32: 8})
-    monkeypatch.setattr(generator_module, "DISCRIMINATOR_CHANNELS", {32: 8, 16: 8, 8: 8, 4: 16})
-    monkeypatch.setattr(generator_module, "DIMS", {"z_dim": 8, "w_dim": 16, "num_mapping_layers": 2})
+    monkeypatch.setattr(embedded, "CHANNELS", {4: 16, 8: 16, 16: 8, 32: 8})
+    monkeypatch.setattr(train_discriminator, "CHANNELS", {32: 8, 16: 8, 8: 8, 4: 16})
+    monkeypatch.setattr(embedded, "DIMS", {"z_dim": 8, "w_dim": 16, "num_mapping_layers": 2})
     monkeypatch.setattr(generator_module, "NUM_BACKGROUNDS", 8)
-    monkeypatch.setattr(generator_module, "NUM_MEASURED", 16)
-    monkeypatch.setattr(generator_module, "FEATURES", (4, 6, 8))
-    monkeypatch.setattr(generator_module, "MIXED", (4, 4, 8))
+    monkeypatch.setattr(train_discriminator, "NUM_BACKGROUNDS", 8)
+    monkeypatch.setattr(frechet, "NUM_MEASURED", 16)
+    monkeypatch.setattr(projected, "FEATURES", (4, 6, 8))
+    monkeypatch.setattr(projected, "MIXED", (4, 4, 8))
     monkeypatch.setattr(matting_module, "NUM_VALIDATED", 4)
     torch.set_num_threads(1)
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from mattesmith.enhance.trimap import trimap_from_alpha
 from torch import Tensor
+
+from mattesmith.enhance.trimap import trimap_from_alpha
 
 
 def row(*values: float) -> Tensor:

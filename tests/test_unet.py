@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from mattesmith.enhance.matting.unet import UNet
 
 

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
+from PIL import Image
+
 from mattesmith.enhance import Enhanced
 from mattesmith.filters import Scored
 from mattesmith.gen import Latents, Sample
 from mattesmith.shards import Problem, finish, open_dataset, plan, read_shards, verify, write_shard
 from mattesmith.shards.members import decode, members_of, samples_of
 from mattesmith.shards.writer import publish_json
-from PIL import Image
 
 CONFIG = {"n": 5}
 MEMBERS = ["image.png", "alpha.png", "fg.png", "trimap.png", "json", "alpha16.png", "ws.npy", "noise.npz"]

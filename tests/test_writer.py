@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
 from mattesmith.enhance import Enhanced
 from mattesmith.filters import Scored
 from mattesmith.gen import Latents, Sample
@@ -221,7 +222,7 @@ def test_a_kill_at_any_step_then_a_second_run_gives_the_same_bytes(
     monkeypatch.setattr(writer_module.os, "fsync", lambda descriptor: None)  # a kill loses nothing that was written
     make(tmp_path / "reference", n=3)
     killed = subprocess.run(
-        [sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=600, check=False
     )
     assert killed.returncode == 0, killed.stderr
     broken = sorted(path for path in tmp_path.iterdir() if path.name != "reference")

@@ -1,0 +1,123 @@
+"""The projected discriminator (Sauer et al. 2021, "Projected GANs Converge Faster", arXiv:2111.01007).
+
+Small convolutional heads judge the features of a frozen network, mixed by frozen random 1x1 convolutions.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+FEATURES = (64, 128, 256)  # channels of the frozen network's three blocks
+MIXED = (32, 64, 128)  # what random mixing leaves of them
+
+Trunk = Callable[[Tensor], Sequence[Tensor]]
+
+
+class Projection(nn.Module):
+    """Frozen random mixing of feature maps: across channels at each scale, then from coarse scales into fine ones.
+
+    The weights also bring each block's features to a root mean square of 1, which `calibrate` measures on portraits.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.across = nn.ModuleList(nn.Conv2d(c, m, 1, bias=False) for c, m in zip(FEATURES, MIXED, strict=True))
+        self.upward = nn.ModuleList(nn.Conv2d(m, n, 1, bias=False) for n, m in itertools.pairwise(MIXED))
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.normal_(conv.weight, std=conv.in_channels**-0.5)
+        self.requires_grad_(False)
+
+    def calibrate(self, features: Sequence[Tensor]) -> None:
+        """Takes the scales from the features [N, C, H, W] of a batch of portraits; once, on new weights."""
+        for conv, feature in zip(self.across, features, strict=True):
+            conv.get_parameter("weight").mul_(feature.float().square().mean().rsqrt())
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Three feature maps, fine to coarse, [N, FEATURES[i], r, r] -> [N, MIXED[i], r, r]."""
+        mixed = [conv(f) for conv, f in zip(self.across, features, strict=True)]
+        for i in (1, 0):
+            mixed[i] = mixed[i] + F.interpolate(self.upward[i](mixed[i + 1]), scale_factor=2, mode="bilinear")
+        return mixed
+
+
+def head(channels: int, size: int, *, last: int) -> nn.Sequential:
+    """Strided convolutions from `size` down to `last` pixels, then one logit for every 4 x 4 of those."""
+    layers: list[nn.Module] = []
+    while size > last:
+        wide = min(2 * channels, MIXED[-1])
+        conv = spectral_norm(nn.Conv2d(channels, wide, 4, 2, 1, bias=False))
+        layers += [conv, nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)]
+        channels, size = wide, size // 2
+    return nn.Sequential(*layers, spectral_norm(nn.Conv2d(channels, 1, 4)))
+
+
+class Heads(nn.Module):
+    """One head a scale. Those on fine maps judge patches, the one on the coarsest map judges the view as a whole."""
+
+    def __init__(self, view: int) -> None:
+        super().__init__()
+        lasts = (8, 8, 4)
+        self.scales = nn.ModuleList(head(c, view >> i, last=lasts[i]) for i, c in enumerate(MIXED))
+
+    def forward(self, mixed: Sequence[Tensor]) -> list[Tensor]:
+        """Three mixed maps -> three maps of logits."""
+        return [scale(x).float() for scale, x in zip(self.scales, mixed, strict=True)]
+
+
+class ProjectedDiscriminator(nn.Module):
+    """Frozen features, frozen mixing, trained heads; a set of heads for the whole portrait, one for the window."""
+
+    def __init__(self, trunk: Trunk, *, size: int, view: int) -> None:
+        super().__init__()
+        self.trunk = [trunk]  # in a list: frozen, shared, and no part of this network's state
+        self.size, self.view = size, view
+        self.projection = Projection()
+        self.heads = nn.ModuleList(Heads(view) for _ in range(2 if size > view else 1))
+
+    def features(self, image: Tensor, draws: torch.Generator) -> list[list[Tensor]]:
+        """Mixed features of each view of augmented images [N, 3, size, size] in [-1, 1]: first whole, then a window."""
+        image = recoloured(image, draws)
+        views = [shifted(F.adaptive_avg_pool2d(image, self.view), self.view // 10, draws)]
+        if self.size > self.view:
+            views.append(windows(image, self.view, draws))
+        stacked = torch.cat(views).contiguous(memory_format=torch.channels_last)
+        mixed = self.projection(self.trunk[0](stacked))
+        return [list(one) for one in zip(*(torch.split(x, len(image)) for x in mixed), strict=True)]
+
+    def forward(self, features: list[list[Tensor]]) -> list[Tensor]:
+        """Logits of every head; portraits and generated ones in batches of their own, as their statistics are."""
+        return [logits for heads, mixed in zip(self.heads, features, strict=True) for logits in heads(mixed)]
+
+
+def recoloured(image: Tensor, draws: torch.Generator) -> Tensor:
+    """Random brightness, saturation and contrast, differentiable (Zhao et al. 2020, arXiv:2006.10738)."""
+    brightness, saturation, contrast = torch.rand(3, len(image), 1, 1, 1, generator=draws) - 0.5
+    image = image + 0.5 * brightness
+    grey = image.mean(1, keepdim=True)
+    image = grey + (image - grey) * (1 + saturation)
+    mean = image.mean((1, 2, 3), keepdim=True)
+    contrasted: Tensor = mean + (image - mean) * (1 + 0.5 * contrast)
+    return contrasted
+
+
+def shifted(image: Tensor, reach: int, draws: torch.Generator) -> Tensor:
+    """Images moved by up to `reach` pixels each way, borders repeated."""
+    return windows(F.pad(image, [reach] * 4, mode="replicate"), image.shape[-1], draws)
+
+
+def windows(image: Tensor, size: int, draws: torch.Generator) -> Tensor:
+    """A random window [size, size] of each image [N, 3, H, H]."""
+    corners = torch.randint(image.shape[-1] - size + 1, (len(image), 2), generator=draws).tolist()
+    return torch.stack([x[:, y : y + size, z : z + size] for x, (y, z) in zip(image, corners, strict=True)])
+
+
+def calibrate(discriminator: ProjectedDiscriminator, portraits: Tensor) -> None:
+    """Measures the scale of the frozen features on whole portraits."""
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        views = F.adaptive_avg_pool2d(portraits, discriminator.view)
+        discriminator.projection.calibrate(discriminator.trunk[0](views))

