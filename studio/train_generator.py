@@ -1,7 +1,8 @@
 """Training the embedded generator on the studio's portraits.
 
-It learns against a projected discriminator, starts at 64 px and then grows (`grow_from`). A portrait of 128 px is
-judged twice: whole at 64 px, by the heads that have learnt there already, and through a 64 px window at full size, by
+It learns against a projected discriminator, anchored: half of every batch is drawn from the codes of real portraits
+(codes.py) and must also resemble them. It starts at 64 px and then grows (`grow_from`). A portrait of 128 px is judged
+twice: whole at 64 px, by the heads that have learnt there already, and through a 64 px window at full size, by
 new ones.
 
 Every step has random numbers of its own, named by (seed, step): a run that was stopped goes on as if it never had.
@@ -23,6 +24,7 @@ from ..enhance import load_perceptual
 from ..gen.checkpoints import save_network
 from ..gen.networks import grow_from
 from .backgrounds import SOFT, background_pool
+from .codes import PrincipalCodes
 from .composites import load_portraits, studio_portraits
 from .embedded import draw_portraits, estimate_mean_w, new_generator, random_noise
 from .frechet import Yardstick
@@ -36,6 +38,14 @@ SNAPSHOT_S = 300
 EMA_IMAGES = 4_000  # half-life of the averaged weights
 RANGE_WEIGHT = 5.0  # of the squared excess beyond [-1, 1], which pictures cannot show
 NUM_BACKGROUNDS = 1000
+NUM_CODED = 4096  # portraits that the principal codes are fitted on
+ADVERSARIAL_FROM, ADVERSARIAL_FULL = 3_000, 10_000  # images between which the adversarial loss fades in
+ANCHOR_PIXELS, ANCHOR_FEATURES = 10.0, 3.0  # weights of the anchor
+ANCHOR_HALF_LIFE, ANCHOR_LEFT = 15_000, 0.25  # images in which it fades, and what of it stays
+CODE_NOISE = 0.1  # standard deviations
+
+
+NETWORKS = ("generator", "average", "discriminator", "codes")
 
 
 class Trainer:
@@ -47,6 +57,7 @@ class Trainer:
         self.generator = new_generator(size).to(memory_format=torch.channels_last)
         self.discriminator = ProjectedDiscriminator(trunk, size=size, view=view).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.codes = PrincipalCodes(self.generator.z_dim)
         self.optimisers = [
             torch.optim.Adam(network.parameters(), lr=rate, betas=(0.0, 0.99), fused=True)
             for network, rate in ((self.generator, lr), (self.discriminator.heads, lr / 2))
@@ -54,16 +65,15 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """All of it, as tensors and numbers."""
-        networks = {"generator": self.generator, "average": self.average, "discriminator": self.discriminator}
         return {
-            **{name: network.state_dict() for name, network in networks.items()},
+            **{name: getattr(self, name).state_dict() for name in NETWORKS},
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "counts": {name: getattr(self, name) for name in ("seed", "images", "step", "seconds")},
         }
 
     def resume(self, state: dict[str, Any]) -> None:
         """Takes up a state of the same size."""
-        for name in ("generator", "average", "discriminator"):
+        for name in NETWORKS:
             getattr(self, name).load_state_dict(state[name])
         for optimiser, own in zip(self.optimisers, state["optimisers"], strict=True):
             rates = [group["lr"] for group in optimiser.param_groups]
@@ -81,16 +91,20 @@ class Trainer:
             {k: v for k, v in self.generator.state_dict().items() if k not in state["average"]}, strict=False
         )
         self.discriminator.load_state_dict(state["discriminator"], strict=False)
+        self.codes.load_state_dict(state["codes"])
+        self.images = state["counts"]["images"]
 
     def train_step(self, real: Tensor) -> tuple[float, float]:
         """One update of both networks on real portraits [N, 3, size, size]; the two losses."""
         draws = torch.Generator().manual_seed((self.seed << 32) + self.step)
         generator_optimiser, discriminator_optimiser = self.optimisers
         with torch.autocast("cpu", torch.bfloat16):
-            fake = self.generate(len(real), draws)
+            fake = self.generate(real, draws)
+            # Both get the same random changes, so that a drawn portrait can be compared with the one of its code.
+            changes = draws.get_state()
             with torch.no_grad():
                 real_features = self.discriminator.features(real, draws)
-            fake_features = self.discriminator.features(fake, draws)
+            fake_features = self.discriminator.features(fake, draws.set_state(changes))
 
             # The discriminator sees the same portraits that the generator is corrected on: they are made only once.
             detached = [[x.detach() for x in one] for one in fake_features]
@@ -103,9 +117,12 @@ class Trainer:
         self.discriminator.heads.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16):
             generator_loss = torch.stack([-logits.mean() for logits in self.discriminator(fake_features)]).sum()
-        generator_optimiser.zero_grad(set_to_none=True)
+            anchor = resemblance(fake, real, fake_features, real_features, num=len(real) // 2)
+        share = min(max((self.images - ADVERSARIAL_FROM) / (ADVERSARIAL_FULL - ADVERSARIAL_FROM), 0.0), 1.0)
+        held = max(0.5 ** (max(self.images - ADVERSARIAL_FULL, 0) / ANCHOR_HALF_LIFE), ANCHOR_LEFT)
         beyond = F.relu(fake.abs() - 1).square().mean()
-        torch.autograd.backward(generator_loss + RANGE_WEIGHT * beyond)
+        generator_optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(share * generator_loss + held * anchor + RANGE_WEIGHT * beyond)
         generator_optimiser.step()
         self.discriminator.heads.requires_grad_(True)
 
@@ -114,16 +131,34 @@ class Trainer:
         follow(self.average, self.generator, half_life=min(EMA_IMAGES, self.images / 10) / len(real))
         return generator_loss.item(), discriminator_loss.item()
 
-    def generate(self, batch: int, draws: torch.Generator) -> Tensor:
-        """Portraits with the gradient's graph; a third of them change w at a random layer (style mixing)."""
+    def generate(self, real: Tensor, draws: torch.Generator) -> Tensor:
+        """Portraits with the gradient's graph: the first half from the codes of `real`'s, the others from normal z.
+
+        A third of the latter change w at a random layer (style mixing).
+        """
+        batch, coded = len(real), len(real) // 2
         z = torch.randn(2, batch, self.generator.z_dim, generator=draws)
+        z[0, :coded] = self.codes(real[:coded]) + CODE_NOISE * z[1, :coded]
         rows = torch.arange(self.generator.num_ws)
         cut = torch.randint(1, self.generator.num_ws, (batch, 1), generator=draws)
         cut[torch.rand(batch, generator=draws) > 1 / 3] = self.generator.num_ws
+        cut[:coded] = self.generator.num_ws
         first, second = self.generator.mapping(z.flatten(0, 1)).chunk(2)
         ws = torch.where((rows < cut)[:, :, None], first, second)
         images: Tensor = self.generator.synthesis(ws, random_noise(self.generator, batch, draws))
         return images
+
+
+def resemblance(
+    fake: Tensor, real: Tensor, fake_features: list[list[Tensor]], real_features: list[list[Tensor]], *, num: int
+) -> Tensor:
+    """The anchor: how far the first `num` portraits are from those of their codes, at three scales and in features."""
+    pixels = torch.stack(
+        [F.l1_loss(F.avg_pool2d(fake[:num], scale), F.avg_pool2d(real[:num], scale)) for scale in (1, 2, 4)]
+    ).mean()
+    pairs = [pair for views in zip(fake_features, real_features, strict=True) for pair in zip(*views, strict=True)]
+    features = torch.stack([F.l1_loss(f[:num].float(), r[:num].float()) for f, r in pairs]).mean()
+    return ANCHOR_PIXELS * pixels + ANCHOR_FEATURES * features
 
 
 def train_generator(
@@ -188,6 +223,8 @@ def run_generator(
         calibrate(trainer.discriminator, studio_portraits(portraits, pool, np.random.default_rng(seed), batch=64))
         if saved := load_state(smaller):
             trainer.grow(saved)
+        else:
+            trainer.codes.fit(studio_portraits(portraits, pool, np.random.default_rng(seed), batch=NUM_CODED))
         start = smaller if saved else "nothing"
         tqdm.write(f"generator {size} px: starts from {start}, {len(portraits)} portraits", file=sys.stderr)
 
@@ -221,7 +258,6 @@ def snapshot(
     generator_loss, discriminator_loss = np.mean(losses, axis=0)
     append_row(state / f"generator-{size}.csv", {
         "images": trainer.images, "seconds": round(trainer.seconds, 1), "portraits": num_portraits,
-        "images_per_s": round(trainer.images / max(trainer.seconds, 1e-9), 2),
         "generator_loss": round(float(generator_loss), 4), "discriminator_loss": round(float(discriminator_loss), 4),
         "frechet": round(distance(trainer.average), 4), "frechet_floor": round(distance.floor, 4),
     })  # fmt: skip
@@ -236,5 +272,5 @@ def total_counts(state: Path, size: int) -> dict[str, float]:
     counts = [saved["counts"] for file in files if (saved := load_state(file))]
     return {
         "minutes": round(sum(count["seconds"] for count in counts) / 60, 1),
-        "images": sum(count["images"] for count in counts),
+        "images": max(count["images"] for count in counts),  # a grown run counts on
     }

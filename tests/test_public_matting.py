@@ -1,4 +1,4 @@
-"""GCA, IndexNet, DIM and DeepLab compute what the published ones do: recorded numbers, weights made from key names."""
+"""GCA, IndexNet, DIM, P3M-Net and DeepLab compute what the published ones do: recorded numbers, weights made from key names."""
 
 import json
 import runpy
@@ -14,9 +14,9 @@ from mattesmith.enhance.matting import Matting, load_matting
 
 HERE = Path(__file__).parent
 FILL = runpy.run_path(str(HERE / "fill.py"))
-PACKS = {"gca": "gca", "indexnet": "indexnet", "dim": "dim", "deeplab": "deeplab_trimap"}
-PREFIX = {"gca": "module.", "indexnet": "module.", "dim": "", "deeplab": ""}  # as in the published files
-WRAPPED = {"gca": True, "indexnet": True, "dim": False, "deeplab": True}
+PACKS = {"gca": "gca", "indexnet": "indexnet", "dim": "dim", "p3m": "p3m", "deeplab": "deeplab_trimap"}
+PREFIX = {"gca": "module.", "indexnet": "module.", "dim": "", "p3m": "", "deeplab": ""}  # as in the published files
+WRAPPED = {"gca": True, "indexnet": True, "dim": False, "p3m": True, "deeplab": True}
 
 
 class Published(NamedTuple):
@@ -49,18 +49,31 @@ def inputs(published: Published, case: str) -> list[Tensor]:
     return [first.requires_grad_(), *others]
 
 
+def outputs(published: Published, fed: list[Tensor]) -> dict[str, Tensor]:
+    """What the bare network says, by the recorded names."""
+    found = published.matting.network(*fed)
+    if published.name == "p3m":
+        named: dict[str, Tensor] = found._asdict()
+        return named | {"global": named["logits"]}
+    return {"logits" if published.name == "deeplab" else "alpha": found}
+
+
 def test_the_outputs_are_the_published_ones(published: Published) -> None:
     for case in published.manifest["cases"]:
-        found = published.matting.network(*inputs(published, case))
-        expected = published.recorded[f"{case}/{'logits' if published.name == 'deeplab' else 'alpha'}"]
-        assert found.shape == expected.shape and (found - expected).abs().max() <= 1e-4
+        found = outputs(published, inputs(published, case))
+        recorded = [name for name in found if f"{case}/{name}" in published.recorded]
+        assert recorded
+        for name in recorded:
+            expected = published.recorded[f"{case}/{name}"]
+            assert found[name].shape == expected.shape and (found[name] - expected).abs().max() <= 1e-4
 
 
 def test_the_gradients_are_the_published_ones(published: Published) -> None:
     for case in published.manifest["cases"]:
         fed = inputs(published, case)
-        output = published.matting.network(*fed)
-        target = output.softmax(1)[:, 1] if published.name == "deeplab" else output
+        found = outputs(published, fed)
+        wanted = {"deeplab": "logits", "p3m": "local"}.get(published.name, "alpha")
+        target = found[wanted].softmax(1)[:, 1] if wanted == "logits" else found[wanted]
         (gradient,) = torch.autograd.grad(target.sum(), fed[0])
         norm = published.recorded[f"{case}/input_grad_norm"].item()
         assert gradient.double().norm().item() == pytest.approx(norm, rel=1e-2)
@@ -75,6 +88,9 @@ def test_the_call_prepares_images_and_trimaps_as_published(published: Published)
     if published.name == "deeplab":
         classes = published.recorded["main/logits"].softmax(1)
         torch.testing.assert_close(published.matting(image), classes[:, 2:] + classes[:, 1:2] / 2, atol=1e-4, rtol=0)
+        return
+    if published.name == "p3m":
+        torch.testing.assert_close(published.matting(image), published.recorded["main/fusion"], atol=1e-4, rtol=0)
         return
     trimap = published.recorded["main/trimap_u8"][:, None] / 255
     alpha = published.matting(image, trimap)

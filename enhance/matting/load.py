@@ -16,6 +16,7 @@ from .dim import DIM
 from .gca import GCA
 from .indexnet import IndexNet
 from .modnet import MODNet
+from .p3m import P3MNet
 from .unet import UNet
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -56,6 +57,12 @@ def deeplab_alpha(network: nn.Module, image: Tensor, trimap: Tensor) -> Tensor:
     return classes[:, 2:3] + classes[:, 1:2] / 2
 
 
+def p3m_alpha(network: nn.Module, image: Tensor, trimap: Tensor) -> Tensor:
+    """P3M-Net's local alpha inside what its global decoder leaves unknown."""
+    alpha: Tensor = network(imagenet_normalised(image)).fusion
+    return alpha
+
+
 def imagenet_normalised(image: Tensor) -> Tensor:
     """[-1, 1] -> the mean and deviation of ImageNet's pictures taken off."""
     mean = image.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
@@ -85,6 +92,9 @@ ARCHITECTURES = {
     ),
     "dim": Architecture(
         DIM, four_channel_alpha, 1, True, f"code MIT; weights {ADOBE}", "foamliu/Deep-Image-Matting-PyTorch"
+    ),
+    "p3m": Architecture(
+        P3MNet, p3m_alpha, 32, False, "code MIT; weights under the agreement of P3M-10k", "JizhiziLi/P3M"
     ),
     "deeplab": Architecture(DeepLab, deeplab_alpha, 1, False, "none stated", "cnnlstm/StyleGAN_Matting"),
 }
@@ -167,7 +177,7 @@ def load_matting(name: str, *, coarse: str = "default") -> Matting:
     Args:
         name: "default" (the embedded reference) or "second" (the embedded independent one), or "ARCHITECTURE:FILE"
             with a published file or one of ours: "modnet:FILE", "unet:FILE", "gca:FILE", "indexnet:FILE", "dim:FILE",
-            or "deeplab:FILE" (a trimap network; its alpha is a rough one).
+            "p3m:FILE", or "deeplab:FILE" (a trimap network; its alpha is a rough one).
         coarse: the network from which one that needs a trimap derives it where none is given.
 
     Raises:
