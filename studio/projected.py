@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-FEATURES = (64, 128, 256)  # channels of the frozen network's three blocks
-MIXED = (32, 64, 128)  # what random mixing leaves of them
+FEATURES = (64, 128, 256, 512, 512)  # channels of the frozen network's blocks
+MIXED = (32, 64, 128, 128, 128)  # what random mixing leaves of them
 
 Trunk = Callable[[Tensor], Sequence[Tensor]]
 
@@ -23,10 +23,11 @@ class Projection(nn.Module):
     The weights also bring each block's features to a root mean square of 1, which `calibrate` measures on portraits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_blocks: int) -> None:
         super().__init__()
-        self.across = nn.ModuleList(nn.Conv2d(c, m, 1, bias=False) for c, m in zip(FEATURES, MIXED, strict=True))
-        self.upward = nn.ModuleList(nn.Conv2d(m, n, 1, bias=False) for n, m in itertools.pairwise(MIXED))
+        features, mixed = FEATURES[:num_blocks], MIXED[:num_blocks]
+        self.across = nn.ModuleList(nn.Conv2d(c, m, 1, bias=False) for c, m in zip(features, mixed, strict=True))
+        self.upward = nn.ModuleList(nn.Conv2d(m, n, 1, bias=False) for n, m in itertools.pairwise(mixed))
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.normal_(conv.weight, std=conv.in_channels**-0.5)
@@ -38,9 +39,9 @@ class Projection(nn.Module):
             conv.get_parameter("weight").mul_(feature.float().square().mean().rsqrt())
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Three feature maps, fine to coarse, [N, FEATURES[i], r, r] -> [N, MIXED[i], r, r]."""
+        """Feature maps, fine to coarse, [N, FEATURES[i], r, r] -> [N, MIXED[i], r, r]."""
         mixed = [conv(f) for conv, f in zip(self.across, features, strict=True)]
-        for i in (1, 0):
+        for i in reversed(range(len(self.upward))):
             mixed[i] = mixed[i] + F.interpolate(self.upward[i](mixed[i + 1]), scale_factor=2, mode="bilinear")
         return mixed
 
@@ -57,15 +58,15 @@ def head(channels: int, size: int, *, last: int) -> nn.Sequential:
 
 
 class Heads(nn.Module):
-    """One head a scale. Those on fine maps judge patches, the one on the coarsest map judges the view as a whole."""
+    """One head a scale. Those on fine maps judge patches, those on coarse maps judge the view as a whole."""
 
-    def __init__(self, view: int) -> None:
+    def __init__(self, view: int, num_blocks: int) -> None:
         super().__init__()
-        lasts = (8, 8, 4)
-        self.scales = nn.ModuleList(head(c, view >> i, last=lasts[i]) for i, c in enumerate(MIXED))
+        mixed = enumerate(MIXED[:num_blocks])
+        self.scales = nn.ModuleList(head(c, view >> i, last=8 if i < 2 else 4) for i, c in mixed)
 
     def forward(self, mixed: Sequence[Tensor]) -> list[Tensor]:
-        """Three mixed maps -> three maps of logits."""
+        """Mixed maps -> as many maps of logits."""
         return [scale(x).float() for scale, x in zip(self.scales, mixed, strict=True)]
 
 
@@ -74,10 +75,12 @@ class ProjectedDiscriminator(nn.Module):
 
     def __init__(self, trunk: Trunk, *, size: int, view: int) -> None:
         super().__init__()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            num_blocks = len(trunk(torch.zeros(1, 3, view, view)))
         self.trunk = [trunk]  # in a list: frozen, shared, and no part of this network's state
         self.size, self.view = size, view
-        self.projection = Projection()
-        self.heads = nn.ModuleList(Heads(view) for _ in range(2 if size > view else 1))
+        self.projection = Projection(num_blocks)
+        self.heads = nn.ModuleList(Heads(view, num_blocks) for _ in range(2 if size > view else 1))
 
     def features(self, image: Tensor, draws: torch.Generator) -> list[list[Tensor]]:
         """Mixed features of each view of augmented images [N, 3, size, size] in [-1, 1]: first whole, then a window."""

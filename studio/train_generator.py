@@ -26,6 +26,7 @@ from ..gen.networks import grow_from
 from .backgrounds import SOFT, background_pool
 from .codes import PrincipalCodes
 from .composites import load_portraits, studio_portraits
+from .deep_trunk import load_deep_trunk
 from .embedded import draw_portraits, estimate_mean_w, new_generator, random_noise
 from .frechet import Yardstick
 from .grids import save_grid
@@ -176,6 +177,7 @@ def train_generator(
     max_steps: int | None = None,
     snapshot_s: float = SNAPSHOT_S,
     trunk: Trunk | None = None,
+    vgg: Path | None = None,
     view: int = VIEW,
 ) -> None:
     """Trains one part at one size, from its last snapshot if there is one.
@@ -188,7 +190,8 @@ def train_generator(
         part: "generator", or "discriminator": the one that is shipped, against the finished generator.
         export: folder for NAME.safetensors and its card; None exports nothing.
         max_steps: stop after this many steps instead.
-        trunk: frozen image -> three feature maps; None is the embedded one.
+        trunk: frozen image -> feature maps; None is that of `vgg`.
+        vgg: file of all five blocks (see deep_trunk.py); None: the embedded three.
     """
     if part not in ("generator", "discriminator"):
         raise ValueError(f'part must be "generator" or "discriminator", got {part!r}')
@@ -197,13 +200,15 @@ def train_generator(
         folder.mkdir(parents=True, exist_ok=True)
     budget = Budget(f"{part} {size} px", minutes=minutes, max_steps=max_steps, snapshot_s=snapshot_s)
     if part == "generator":
-        run_generator(renders, state, size, budget, export, seed, batch, lr, trunk or embedded_trunk(), view)
+        run_generator(renders, state, size, budget, export, seed, batch, lr, trunk or frozen_trunk(vgg), view)
     else:
         run_discriminator(renders, state, size, budget, export, seed, batch, lr)
 
 
-def embedded_trunk() -> Trunk:
-    """The first three blocks of the embedded perceptual network, in bfloat16."""
+def frozen_trunk(vgg: Path | None) -> Trunk:
+    """What the discriminator looks with, in bfloat16: five blocks from a file, or the embedded three."""
+    if vgg is not None:
+        return load_deep_trunk(vgg)
     return load_perceptual().trunk.bfloat16().to(memory_format=torch.channels_last)
 
 

@@ -2,13 +2,23 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mattesmith.enhance.perceptual import WEIGHTS, Perceptual, block_mean, load_perceptual, unit_length
+from mattesmith.enhance.perceptual import (
+    LPIPS_TRUNK,
+    WEIGHTS,
+    LPIPSTrunk,
+    Perceptual,
+    block_mean,
+    load_embedded,
+    load_perceptual,
+    unit_length,
+)
 from mattesmith.studio.perceptual import SCALES, make_perceptual
 
 MEAN_BGR = torch.tensor([104.00699, 116.66877, 122.67892]).view(1, 3, 1, 1)
@@ -59,7 +69,7 @@ def test_fewer_blocks_are_the_first_ones(perceptual: Perceptual) -> None:
         for shallow, deep in zip(perceptual.features(image, depth=depth), perceptual.features(image), strict=False):
             torch.testing.assert_close(shallow, deep)
         assert len(perceptual.features(image, depth=depth)) == depth
-    with pytest.raises(ValueError, match="depth must be 1, 2 or 3, got 4"):
+    with pytest.raises(ValueError, match="depth must be one of 1 to 3, got 4"):
         perceptual.features(image, depth=4)
 
 
@@ -95,7 +105,7 @@ def test_raw_feature_maps_are_near_1(perceptual: Perceptual) -> None:
 
 def test_a_missing_trunk_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="trunk is missing"):
-        load_perceptual(tmp_path / "none.safetensors")
+        load_embedded(tmp_path / "none.safetensors")
 
 
 def test_the_trunk_made_from_the_packages_layout_computes_the_packages_network(tmp_path: Path) -> None:
@@ -116,6 +126,69 @@ def test_the_trunk_made_from_the_packages_layout_computes_the_packages_network(t
             expected.append(x / SCALES[f"{block}.{len(widths) - 2}"])
     make_perceptual(tmp_path / "weights.h5", tmp_path / "trunk.safetensors")
     for found, wanted in zip(
-        load_perceptual(tmp_path / "trunk.safetensors").trunk(picture(9, 20)), expected, strict=True
+        load_embedded(tmp_path / "trunk.safetensors").trunk(picture(9, 20)), expected, strict=True
     ):
         assert (found - wanted).abs().max() < 3e-3 * wanted.abs().max()
+
+
+@pytest.fixture(scope="module")
+def vgg16_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A VGG16 as torchvision saves it, of random weights that keep the scale of what they are given."""
+    random = torch.Generator().manual_seed(0)
+    state = {"classifier.0.weight": torch.zeros(1), "classifier.0.bias": torch.zeros(1)}
+    for key, shape in ((key, value.shape) for key, value in LPIPSTrunk().state_dict().items()):
+        deviation = 0.05 if len(shape) == 1 else (2 / (9 * shape[1])) ** 0.5
+        state[key] = torch.randn(shape, generator=random) * deviation
+    file = tmp_path_factory.mktemp("vgg16") / "vgg16.pth"
+    torch.save(state, file)
+    return file
+
+
+def test_lpips_is_the_packages_distance(vgg16_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the lpips package's own network on the same trunk."""
+    lpips = pytest.importorskip("lpips")
+    vgg = pytest.importorskip("torchvision.models.vgg")
+    state = torch.load(vgg16_file, weights_only=True)
+    layers = vgg.make_layers(vgg.cfgs["D"])
+    layers.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")})
+    # What the package would fetch.
+    monkeypatch.setattr(lpips.pretrained_networks.tv, "vgg16", lambda pretrained: SimpleNamespace(features=layers))
+    theirs = lpips.LPIPS(net="vgg", verbose=False)
+    found = load_perceptual(f"lpips:{vgg16_file}")
+
+    a, b = picture(1, 37), picture(2, 37).requires_grad_()
+    ours, expected = found(a, b), theirs(a, b).flatten()
+    assert expected.item() > 0.05 and abs(ours - expected).item() <= 1e-5
+    gradient, wanted = (torch.autograd.grad(each.sum(), b)[0] for each in (ours, expected))
+    assert (gradient - wanted).abs().max() <= 1e-3 * wanted.abs().max()
+    assert found(a, a).item() == 0 and len(found.features(a)) == 5 and len(found.features(a, depth=2)) == 2
+
+
+def test_lpips_says_what_it_is(vgg16_file: Path) -> None:
+    lpips = load_perceptual(f"lpips:{vgg16_file}")
+    lpips.train()
+    assert not lpips.training and not any(p.requires_grad for p in lpips.parameters())
+    assert lpips.card["name"] == "lpips with another trunk" and "BSD" in lpips.card["licence"]
+    assert len(lpips.card["sha256"]) == len(lpips.card["heads_sha256"]) == 64
+
+
+def test_lpips_never_fetches_its_trunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vgg16_file: Path) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=rf"{LPIPS_TRUNK}: LPIPS needs .* never fetched .* lpips:FILE"):
+        load_perceptual("lpips")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / LPIPS_TRUNK).write_bytes(vgg16_file.read_bytes())
+    with pytest.raises(ValueError, match=r"expected torchvision's file \(sha256 397923af"):
+        load_perceptual("lpips")
+
+
+@pytest.mark.parametrize("name", ["", "vgg", "lpips:", "embedded:x"])
+def test_an_unknown_distance_lists_the_known_ones(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name!r}; known: embedded, lpips, lpips:FILE"):
+        load_perceptual(name)
+
+
+def test_a_file_of_something_else_is_no_trunk(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth: expected the 26 tensors of LPIPSTrunk, found 1"):
+        load_perceptual(f"lpips:{tmp_path / 'other.pth'}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,12 +17,15 @@ from .dim import DIM
 from .gca import GCA
 from .indexnet import IndexNet
 from .modnet import MODNet
+from .onnx import load_onnx
 from .p3m import P3MNet
 from .unet import UNet
+from .vitmatte import load_vitmatte
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 EMBEDDED = {"default": WEIGHTS / "matting.safetensors", "second": WEIGHTS / "second.safetensors"}
 MIN_SIDE = 32  # what the deepest network halves away
+NORMALISATIONS = ("symmetric", "unit", "imagenet")
 TRIMAP_WIDTH = 0.03  # of the longer side: how far a derived trimap's unknown region reaches beyond soft pixels
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -45,9 +49,15 @@ def gca_alpha(network: nn.Module, image: Tensor, trimap: Tensor) -> Tensor:
     return alpha
 
 
-def four_channel_alpha(network: nn.Module, image: Tensor, trimap: Tensor) -> Tensor:
-    """IndexNet and DIM take the trimap as a fourth channel."""
-    alpha: Tensor = network(torch.cat([imagenet_normalised(image), trimap], 1))
+def four_channel_alpha(network: nn.Module, image: Tensor, trimap: Tensor, *, normalisation: str = "imagenet") -> Tensor:
+    """IndexNet, DIM and ViTMatte take the trimap as a fourth channel."""
+    alpha: Tensor = network(torch.cat([normalised(image, normalisation), trimap], 1))
+    return alpha
+
+
+def onnx_alpha(network: nn.Module, image: Tensor, trimap: Tensor, *, normalisation: str) -> Tensor:
+    """An ONNX file does not say how its pictures were normalised; its user does."""
+    alpha: Tensor = network(normalised(image, normalisation))
     return alpha
 
 
@@ -61,6 +71,13 @@ def p3m_alpha(network: nn.Module, image: Tensor, trimap: Tensor) -> Tensor:
     """P3M-Net's local alpha inside what its global decoder leaves unknown."""
     alpha: Tensor = network(imagenet_normalised(image)).fusion
     return alpha
+
+
+def normalised(image: Tensor, normalisation: str) -> Tensor:
+    """[-1, 1] as it is ("symmetric"), as 0..1 ("unit"), or "imagenet"."""
+    if normalisation == "imagenet":
+        return imagenet_normalised(image)
+    return (image + 1) / 2 if normalisation == "unit" else image
 
 
 def imagenet_normalised(image: Tensor) -> Tensor:
@@ -178,19 +195,63 @@ def load_matting(name: str, *, coarse: str = "default") -> Matting:
         name: "default" (the embedded reference) or "second" (the embedded independent one), or "ARCHITECTURE:FILE"
             with a published file or one of ours: "modnet:FILE", "unet:FILE", "gca:FILE", "indexnet:FILE", "dim:FILE",
             "p3m:FILE", or "deeplab:FILE" (a trimap network; its alpha is a rough one).
+            "onnx:FILE" is any image -> alpha network or Robust Video Matting; "vitmatte:FOLDER" or "vitmatte:MODEL" a
+            ViTMatte of the transformers library. Both may end in how pictures are normalised: "@symmetric" ([-1, 1],
+            what is taken if nothing is said), "@unit" (0..1, always so for Robust Video Matting) or "@imagenet".
         coarse: the network from which one that needs a trimap derives it where none is given.
 
     Raises:
         FileNotFoundError: no such file, or the embedded one has not been made yet.
-        ValueError: an unknown name, or a file that does not hold that network.
+        ValueError: an unknown name, a file that does not hold that network, or a missing optional package.
     """
     kind, _, path = name.partition(":")
     if name in EMBEDDED:
         return load_embedded(name, EMBEDDED[name])
+    if path and kind == "onnx":
+        return load_onnx_file(path, coarse=coarse)
+    if path and kind == "vitmatte":
+        return load_vitmatte_folder(path, coarse=coarse)
     if kind not in ARCHITECTURES or not path:
-        known = [*EMBEDDED, *(f"{each}:FILE" for each in ARCHITECTURES)]
+        known = [*EMBEDDED, *(f"{each}:FILE" for each in ARCHITECTURES), "onnx:FILE", "vitmatte:FOLDER"]
         raise ValueError(f"unknown matting network {name!r}; known: {', '.join(known)}")
     return load_file(Path(path).expanduser(), kind, name=kind, coarse=coarse)
+
+
+def with_normalisation(path: str) -> tuple[str, str]:
+    """A path or name, and the normalisation it may end in; only the known three are one.
+
+    >>> with_normalisation("net.onnx@imagenet"), with_normalisation("me@home/net.onnx")
+    (('net.onnx', 'imagenet'), ('me@home/net.onnx', 'symmetric'))
+    """
+    head, _, tail = path.rpartition("@")
+    return (head, tail) if head and tail in NORMALISATIONS else (path, "symmetric")
+
+
+def load_onnx_file(path: str, *, coarse: str) -> Matting:
+    """An ONNX file, with what is known of it."""
+    path, normalisation = with_normalisation(path)
+    file = Path(path).expanduser()
+    network = load_onnx(file)
+    licence, source = "unknown: see where the file came from", "an ONNX file"
+    if network.is_video:
+        licence, source, normalisation = "GPL-3.0", "PeterL1n/RobustVideoMatting", "unit"
+    alpha = partial(onnx_alpha, normalisation=normalisation)
+    architecture = Architecture(lambda: network, alpha, 32, False, licence, source)
+    card = {"architecture": "onnx", "name": file.name, "licence": licence, "source": source}
+    card |= {"normalisation": normalisation} | read_card(file)
+    return Matting(network, architecture, name="onnx", card=card, coarse=coarse)
+
+
+def load_vitmatte_folder(path: str, *, coarse: str) -> Matting:
+    """A ViTMatte; the library normalises as [-1, 1], its authors' own code as ImageNet."""
+    path, normalisation = with_normalisation(path)
+    network, file = load_vitmatte(path)
+    licence, source = "Apache-2.0 as hustvl's files; others: see where the folder came from", "hustvl/ViTMatte"
+    alpha = partial(four_channel_alpha, normalisation=normalisation)
+    architecture = Architecture(lambda: network, alpha, 32, True, licence, source)
+    card = {"architecture": "vitmatte", "name": path, "licence": licence, "source": source}
+    card |= {"normalisation": normalisation, "sha256": read_card(file)["sha256"]}
+    return Matting(network, architecture, name="vitmatte", card=card, coarse=coarse)
 
 
 def load_embedded(name: str, file: Path) -> Matting:

@@ -1,0 +1,64 @@
+"""Closed-form alpha and multi-level foregrounds by pymatting, in this project's ranges and shapes."""
+
+import re
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from mattesmith.enhance.closed_form import closed_form_alpha, foreground_method, multilevel_foreground
+from mattesmith.enhance.foreground import estimate_foreground
+
+RED, BLUE = torch.tensor([0.8, -0.8, -0.8]).view(1, 3, 1, 1), torch.tensor([-0.8, -0.8, 0.8]).view(1, 3, 1, 1)
+
+
+def ramp() -> Tensor:
+    """Alpha [1, 1, 16, 24]: 0 on the left third, 1 on the right one, rising between."""
+    return ((torch.arange(24) - 8) / 8).clamp(0, 1).expand(1, 1, 16, 24).contiguous()
+
+
+def blend(alpha: Tensor) -> Tensor:
+    return alpha * RED + (1 - alpha) * BLUE
+
+
+def test_colours_on_a_line_are_solved_exactly() -> None:
+    pytest.importorskip("pymatting")
+    alpha = ramp()
+    trimap = torch.where((alpha > 0) & (alpha < 1), torch.tensor(0.5), alpha)
+    found = closed_form_alpha(blend(alpha).expand(2, -1, -1, -1), trimap.expand(2, -1, -1, -1))
+    assert found.shape == (2, 1, 16, 24) and found.dtype == torch.float32
+    torch.testing.assert_close(found[:1], alpha, atol=0.02, rtol=0)
+    assert torch.equal(found[0], found[1])
+
+
+def test_both_colours_of_a_blend_are_found() -> None:
+    pytest.importorskip("pymatting")
+    alpha = ramp()
+    foreground, background = multilevel_foreground(blend(alpha), alpha)
+    torch.testing.assert_close(foreground, RED.expand_as(foreground), atol=0.05, rtol=0)
+    torch.testing.assert_close(background, BLUE.expand_as(background), atol=0.05, rtol=0)
+    ours, _ = estimate_foreground(blend(alpha), alpha)
+    torch.testing.assert_close(foreground, ours, atol=0.05, rtol=0)
+
+
+def test_methods_are_named() -> None:
+    assert foreground_method("fast") is estimate_foreground
+    with pytest.raises(ValueError, match="unknown foreground method 'slow'; known: fast, pymatting"):
+        foreground_method("slow")
+    pytest.importorskip("pymatting")
+    assert foreground_method("pymatting") is multilevel_foreground
+
+
+def test_a_trimap_that_says_nothing_is_refused() -> None:
+    unknown = torch.full((1, 1, 16, 24), 0.5)
+    with pytest.raises(ValueError, match=r"needs a trimap with background \(0\) and foreground \(1\)"):
+        closed_form_alpha(blend(ramp()), unknown)
+    with pytest.raises(ValueError, match=r"alpha must be \[1, 1, 16, 24\] for this image, got \[1, 1, 8, 8\]"):
+        multilevel_foreground(blend(ramp()), torch.zeros(1, 1, 8, 8))
+
+
+def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymatting", None)
+    with pytest.raises(ValueError, match=re.escape("install it with `pip install 'mattesmith[pymatting]'`")):
+        foreground_method("pymatting")
