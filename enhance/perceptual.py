@@ -66,7 +66,7 @@ class Trunk(nn.Module):
 
 
 class LPIPSTrunk(nn.Module):
-    """All five blocks, 14.7 M parameters, under torchvision's names; images are normalised as the lpips package does."""
+    """All five blocks, 14.7 M parameters, under torchvision's names; images normalised as the lpips package does."""
 
     shift: Tensor
     scale: Tensor
@@ -196,7 +196,8 @@ def load_lpips(file: Path | None) -> Perceptual:
     if not trunk_file.exists():
         raise FileNotFoundError(
             f"{trunk_file}: LPIPS needs torchvision's VGG16, which is never fetched unasked; "
-            f"give its file as lpips:FILE, or run `python -c \"import torchvision.models as m; m.vgg16(weights='DEFAULT')\"`"
+            "give its file as lpips:FILE, or get it with "
+            "`python -c \"import torchvision.models as m; m.vgg16(weights='DEFAULT')\"`"
         )
     trunk = LPIPSTrunk()
     state = {key: value for key, value in read_state(trunk_file).items() if not key.startswith("classifier.")}

@@ -65,7 +65,7 @@ def test_a_file_of_one_size_sees_the_picture_resized(tmp_path: Path) -> None:
     file = mean_of_channels(tmp_path / "net.onnx", [1, 3, 16, 48], [1, 16, 48])  # and no channel dimension
     image = torch.linspace(0, 1, 64).view(1, 1, 64, 1).expand(2, 3, 64, 64)
     alpha = load_matting(f"onnx:{file}")(image)
-    assert alpha.shape == (2, 1, 64, 64) and (alpha - image[:, :1]).abs().max() < 0.03
+    assert alpha.shape == (2, 1, 64, 64) and (alpha - image[:, :1]).abs().max() < 0.04
 
 
 def test_a_video_network_sees_a_still_several_times(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_video_network_sees_a_still_several_times(tmp_path: Path) -> None:
         node("Add", ["blank", "shown"], "counted"),
         node("Add", ["counted", "ratio"], "pha"),
     ]  # fmt: skip
-    inputs = {"src": OPEN} | dict.fromkeys(MEMORIES, ["n", "c", "y", "x"]) | {"downsample_ratio": [1]}
+    inputs = {"src": OPEN} | {key: ["n", "c", "y", "x"] for key in MEMORIES} | {"downsample_ratio": [1]}
     outputs = {"fgr": OPEN, "pha": ["n", 1, "h", "w"]} | {f"r{i}o": ["n", "c", "y", "x"] for i in range(1, 5)}
     matting = load_matting(f"onnx:{write_onnx(tmp_path / 'film.onnx', nodes, inputs, outputs)}")
     for side, ratio in ((64, 1), (1024, 0.5)):

@@ -1,4 +1,4 @@
-"""GCA, IndexNet, DIM, P3M-Net and DeepLab compute what the published ones do: recorded numbers, weights made from key names."""
+"""GCA, IndexNet, DIM, P3M-Net and DeepLab compute what the published ones do, with weights made from key names."""
 
 import json
 import runpy

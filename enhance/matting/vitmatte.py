@@ -7,6 +7,7 @@ are read, and nothing is ever fetched: a name of a hosted model means its copy i
 
 import json
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -52,16 +53,19 @@ def load_vitmatte(name: str) -> tuple[ViTMatte, Path]:
     for file in (folder / CONFIG, folder / WEIGHTS):
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such file; a ViTMatte folder holds {CONFIG} and {WEIGHTS}")
+    settings = read_settings(folder / CONFIG)
     try:
-        model = VitMatteForImageMatting(VitMatteConfig(**read_settings(folder / CONFIG)))
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        model = VitMatteForImageMatting(VitMatteConfig(**settings))
+    except Exception as error:  # the library checks each setting in its own way
         reason = " ".join(str(error).split())[:120]
-        raise ValueError(f"{folder / CONFIG}: expected settings that make a ViTMatte, found ones that fail: {reason}") from error
+        raise ValueError(
+            f"{folder / CONFIG}: expected settings that make a ViTMatte, found ones that fail ({reason})"
+        ) from error
     load_strictly(model, read_state(folder / WEIGHTS), file=folder / WEIGHTS)
     return ViTMatte(model), folder / WEIGHTS
 
 
-def read_settings(file: Path) -> dict[str, object]:
+def read_settings(file: Path) -> dict[str, Any]:
     """The configuration: a ViTMatte whose backbone is described in full, so that none is looked for elsewhere."""
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
