@@ -105,7 +105,7 @@ class Perceptual(nn.Module):
             channel_weights: what each layer's channels weigh in the distance, [C] a layer; 1 if there are none.
         """
         super().__init__()
-        self.trunk = trunk
+        self.trunk: Any = trunk  # Trunk or LPIPSTrunk
         self.card = card
         self.num_blocks = len(channel_weights) or 3
         self.channel_weights = nn.ParameterList([weight.view(1, -1, 1, 1) for weight in channel_weights])

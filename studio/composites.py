@@ -181,15 +181,6 @@ def studio_portraits(
     return blend(jitter(foreground, rng, exposure=0.12, tint=0.05), alpha, background)
 
 
-def plain_composites(
-    portraits: Portraits, backgrounds: NDArray[np.uint8], who: NDArray[np.int64], behind: NDArray[np.int64]
-) -> Tensor:
-    """Chosen people over chosen backgrounds, unchanged: [N, 3, S, S] in [-1, 1]."""
-    foreground = LINEAR[planes(portraits.foreground, who).long()]
-    background = LINEAR[planes(backgrounds, behind).long()]
-    return blend(foreground, planes(portraits.alpha, who).float() / 255, background)
-
-
 def matting_pairs(
     portraits: Portraits, backgrounds: NDArray[np.uint8], rng: np.random.Generator, *, batch: int
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,9 +1,8 @@
 """Training the embedded generator on the studio's portraits.
 
-It starts paired: it draws renders from what was drawn for their scenes (codes.py), by regression alone. Then a
-projected discriminator takes over, while half of every batch stays paired as an anchor. It starts at 64 px and then
-grows (`grow_from`). A portrait of 128 px is judged twice: whole at 64 px, by the heads that have learnt there already,
-and through a 64 px window at full size, by new ones.
+It learns against a projected discriminator, starts at 64 px and then grows (`grow_from`). A portrait of 128 px is
+judged twice: whole at 64 px, by the heads that have learnt there already, and through a 64 px window at full size, by
+new ones.
 
 Every step has random numbers of its own, named by (seed, step): a run that was stopped goes on as if it never had.
 """
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -25,8 +23,7 @@ from ..enhance import load_perceptual
 from ..gen.checkpoints import save_network
 from ..gen.networks import grow_from
 from .backgrounds import SOFT, background_pool
-from .codes import background_codes, latents, read_records, scene_codes
-from .composites import load_portraits, plain_composites
+from .composites import load_portraits, studio_portraits
 from .deep_trunk import load_deep_trunk
 from .embedded import draw_portraits, estimate_mean_w, new_generator, random_noise
 from .frechet import Yardstick
@@ -40,9 +37,7 @@ SNAPSHOT_S = 300
 EMA_IMAGES = 4_000  # half-life of the averaged weights
 RANGE_WEIGHT = 5.0  # of the squared excess beyond [-1, 1], which pictures cannot show
 NUM_BACKGROUNDS = 1000
-PAIRED_UNTIL, ADVERSARIAL_FULL = 16_000, 22_000  # images: regression alone before, the adversarial loss in full after
-ANCHOR_PIXELS, ANCHOR_FEATURES = 10.0, 3.0  # weights of the anchor
-ANCHOR_HALF_LIFE, ANCHOR_LEFT = 20_000, 0.2  # images in which it fades, and what of it stays
+
 NETWORKS = ("generator", "average", "discriminator")
 
 
@@ -90,33 +85,14 @@ class Trainer:
         self.discriminator.load_state_dict(state["discriminator"], strict=False)
         self.images = state["counts"]["images"]
 
-    def train_step(self, real: Tensor, z: Tensor) -> tuple[float, float]:
-        """One update on real portraits [N, 3, size, size] with their latents [N, z_dim]; the two losses."""
+    def train_step(self, real: Tensor) -> tuple[float, float]:
+        """One update of both networks on real portraits [N, 3, size, size]; the two losses."""
         draws = torch.Generator().manual_seed((self.seed << 32) + self.step)
-        losses = self.regress(real, z, draws) if self.images < PAIRED_UNTIL else self.contest(real, z, draws)
-        self.step += 1
-        self.images += len(real)
-        follow(self.average, self.generator, half_life=min(EMA_IMAGES, self.images / 10) / len(real))
-        return losses
-
-    def regress(self, real: Tensor, z: Tensor, draws: torch.Generator) -> tuple[float, float]:
-        """The generator's update on pairs alone."""
         with torch.autocast("cpu", torch.bfloat16):
-            drawn = self.generator.synthesis(self.generator.mapping(z), random_noise(self.generator, len(z), draws))
-        loss = resemblance(drawn, real, num=len(real))
-        self.update(self.optimisers[0], loss)
-        return loss.item(), 0.0
-
-    def contest(self, real: Tensor, z: Tensor, draws: torch.Generator) -> tuple[float, float]:
-        """The update of both networks."""
-        paired = len(real) // 2
-        with torch.autocast("cpu", torch.bfloat16):
-            fake = self.generate(z[:paired], len(real), draws)
-            # Both get the same random changes, so that a drawn portrait can be compared with the one of its latents.
-            changes = draws.get_state()
+            fake = self.generate(len(real), draws)
             with torch.no_grad():
                 real_features = self.discriminator.features(real, draws)
-            fake_features = self.discriminator.features(fake, draws.set_state(changes))
+            fake_features = self.discriminator.features(fake, draws)
 
             # The discriminator sees the same portraits that the generator is corrected on: they are made only once.
             detached = [[x.detach() for x in one] for one in fake_features]
@@ -127,12 +103,13 @@ class Trainer:
         self.discriminator.heads.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16):
             generator_loss = torch.stack([-logits.mean() for logits in self.discriminator(fake_features)]).sum()
-            anchor = resemblance(fake, real, fake_features, real_features, num=paired)
-        share = min((self.images - PAIRED_UNTIL) / (ADVERSARIAL_FULL - PAIRED_UNTIL), 1.0)
-        held = max(0.5 ** ((self.images - PAIRED_UNTIL) / ANCHOR_HALF_LIFE), ANCHOR_LEFT)
         beyond = F.relu(fake.abs() - 1).square().mean()
-        self.update(self.optimisers[0], share * generator_loss + held * anchor + RANGE_WEIGHT * beyond)
+        self.update(self.optimisers[0], generator_loss + RANGE_WEIGHT * beyond)
         self.discriminator.heads.requires_grad_(True)
+
+        self.step += 1
+        self.images += len(real)
+        follow(self.average, self.generator, half_life=min(EMA_IMAGES, self.images / 10) / len(real))
         return generator_loss.item(), discriminator_loss.item()
 
     def update(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -141,55 +118,16 @@ class Trainer:
         torch.autograd.backward(loss)
         optimiser.step()
 
-    def generate(self, known: Tensor, batch: int, draws: torch.Generator) -> Tensor:
-        """`batch` portraits with the gradient's graph: first those of the `known` latents, then of normal ones.
-
-        A third of the latter change w at a random layer (style mixing).
-        """
+    def generate(self, batch: int, draws: torch.Generator) -> Tensor:
+        """Portraits with the gradient's graph; a third of them change w at a random layer (style mixing)."""
         z = torch.randn(2, batch, self.generator.z_dim, generator=draws)
-        z[0, : len(known)] = known
         rows = torch.arange(self.generator.num_ws)
         cut = torch.randint(1, self.generator.num_ws, (batch, 1), generator=draws)
         cut[torch.rand(batch, generator=draws) > 1 / 3] = self.generator.num_ws
-        cut[: len(known)] = self.generator.num_ws
         first, second = self.generator.mapping(z.flatten(0, 1)).chunk(2)
         ws = torch.where((rows < cut)[:, :, None], first, second)
         images: Tensor = self.generator.synthesis(ws, random_noise(self.generator, batch, draws))
         return images
-
-
-class Pairs:
-    """Renders of a split over backgrounds, with the latents of both."""
-
-    def __init__(self, renders: Path, pool: NDArray[np.uint8], *, size: int, seed: int) -> None:
-        self.portraits = load_portraits(renders, "train", size=size)
-        self.pool = pool
-        self.scenes = scene_codes(read_records(renders / "train", self.portraits.keys), seed=seed)
-        self.backgrounds = background_codes(pool, seed=seed)
-
-    def draw(self, batch: int, *, dim: int, seed: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Portraits [batch, 3, S, S] in [-1, 1] and their latents [batch, dim]."""
-        rng = np.random.default_rng(seed)
-        who, behind = rng.integers(len(self.portraits), size=batch), rng.integers(len(self.pool), size=batch)
-        draws = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        z = latents([self.scenes[who], self.backgrounds[behind]], dim=dim, draws=draws)
-        return plain_composites(self.portraits, self.pool, who, behind), z
-
-
-def resemblance(
-    fake: Tensor,
-    real: Tensor,
-    fake_features: Sequence[Sequence[Tensor]] = (),
-    real_features: Sequence[Sequence[Tensor]] = (),
-    *,
-    num: int,
-) -> Tensor:
-    """How far the first `num` drawn portraits are from the real ones: at three scales, and in features if given."""
-    scales = [F.l1_loss(F.avg_pool2d(fake[:num], k), F.avg_pool2d(real[:num], k)) for k in (1, 2, 4)]
-    total = ANCHOR_PIXELS * torch.stack(scales).mean()
-    views = zip(fake_features, real_features, strict=True)
-    distances = [F.l1_loss(f[:num].float(), r[:num].float()) for view in views for f, r in zip(*view, strict=True)]
-    return total + ANCHOR_FEATURES * torch.stack(distances).mean() if distances else total
 
 
 def train_generator(
@@ -247,37 +185,36 @@ def run_generator(
     trunk: Trunk, view: int,
 ) -> None:  # fmt: skip
     """Resumes, grows or starts; trains; measures and saves at every snapshot."""
+    portraits = load_portraits(renders, "train", size=size)
     pool = background_pool(NUM_BACKGROUNDS, size, seed=seed, families=SOFT)
-    pairs = Pairs(renders, pool, size=size, seed=seed)
     distance = Yardstick(load_portraits(renders, "val", size=size), pool, trunk, view=view)
     trainer = Trainer(trunk, size=size, view=view, seed=seed, lr=lr)
-    dim = trainer.generator.z_dim
     file, smaller = state / f"generator-{size}.pt", state / f"generator-{size // 2}.pt"
     if saved := load_state(file):
         trainer.resume(saved)
     else:
-        calibrate(trainer.discriminator, pairs.draw(64, dim=dim, seed=(seed, 0))[0])
+        calibrate(trainer.discriminator, studio_portraits(portraits, pool, np.random.default_rng(seed), batch=64))
         if saved := load_state(smaller):
             trainer.grow(saved)
         start = smaller if saved else "nothing"
-        num = len(pairs.portraits)
-        tqdm.write(f"generator {size} px: starts from {start}, {num} portraits", file=sys.stderr)
+        tqdm.write(f"generator {size} px: starts from {start}, {len(portraits)} portraits", file=sys.stderr)
 
     losses: list[tuple[float, float]] = []
     for _ in budget.steps(trainer.step, trainer.seconds):
-        losses.append(trainer.train_step(*pairs.draw(batch, dim=dim, seed=(seed, trainer.step))))
+        real = studio_portraits(portraits, pool, np.random.default_rng((seed, trainer.step)), batch=batch)
+        losses.append(trainer.train_step(real))
         trainer.seconds = budget.seconds()
         if budget.due():
-            snapshot(trainer, distance, state, losses, len(pairs.portraits))
+            snapshot(trainer, distance, state, losses, len(portraits))
             losses.clear()
-            pairs = Pairs(renders, pool, size=size, seed=seed)  # more may have been rendered since
+            portraits = load_portraits(renders, "train", size=size)  # more may have been rendered since
     if losses:
-        snapshot(trainer, distance, state, losses, len(pairs.portraits))
+        snapshot(trainer, distance, state, losses, len(portraits))
     if export:
         estimate_mean_w(trainer.average)
         measured = {"frechet": round(distance(trainer.average), 3), "frechet_floor": round(distance.floor, 3)}
-        counts = total_counts(state, size) | {"portraits": len(pairs.portraits)}
-        recipe = f"StyleGAN2, paired start, grown from 64 px, projected discriminator, hinge loss, EMA, seed {seed}"
+        counts = total_counts(state, size) | {"portraits": len(portraits)}
+        recipe = f"StyleGAN2 grown from 64 px, projected discriminator, hinge loss, EMA, seed {seed}"
         text = card(f"generator, {size} px", recipe, f"train-generator --size {size}", counts, measured)
         save_network(export / "generator.safetensors", trainer.average, text)
 
