@@ -31,6 +31,7 @@ class Pipeline:
 
     generator: str
     matting: str
+    perceptual: str
     device: str
     seed: int
     psi: float
@@ -46,7 +47,7 @@ class Pipeline:
             "discriminator": gen.load_discriminator(self.generator),
             "matting": enhancing.load_matting(self.matting),
             "second": enhancing.load_matting("second"),
-            "perceptual": enhancing.load_perceptual(),
+            "perceptual": enhancing.load_perceptual(self.perceptual),
         }
         return {name: network.to(self.device) for name, network in made.items()}
 
@@ -114,7 +115,12 @@ def cli() -> None:
 @click.option("--n", type=click.IntRange(min=0), required=True, help="Kept portraits; the dataset has exactly so many.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the dataset.")
 @click.option("--generator", default="default", show_default=True, help="A StyleGAN2 file, or the embedded default.")
-@click.option("--matting", default="default", show_default=True, help="Reference network: default, modnet:FILE, ...")
+@click.option(
+    "--matting",
+    default="default",
+    show_default=True,
+    help="Reference network: default, or modnet, gca, indexnet, dim, p3m, onnx, vitmatte:FILE.",
+)
 @click.option(
     "--preset",
     type=click.Choice(sorted(enhancing.PRESETS)),
@@ -142,8 +148,8 @@ def cli() -> None:
 @click.option("--with-alpha16", is_flag=True, help="Add a 16-bit matte to every sample.")
 @click.option("--estimate", is_flag=True, help="Only try a few candidates, and print time and disk for --n.")
 def generate(
-    n: int, out: Path, generator: str, matting: str, preset: str, steps: int | None, variables: str | None, psi: float,
-    seed: int, device: str, shard_size: int, workers: int | None, slots: int, precision: str, codec: str,
+    n: int, out: Path, generator: str, matting: str, perceptual: str, preset: str, steps: int | None,
+    variables: str | None, psi: float, seed: int, device: str, shard_size: int, workers: int | None, slots: int, precision: str, codec: str,
     with_latents: bool, with_alpha16: bool, estimate: bool,
 ) -> None:  # fmt: skip
     """Sample, enhance, matte, filter and write a dataset.
@@ -153,7 +159,8 @@ def generate(
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
     pipeline = Pipeline(
-        generator=generator, matting=matting, device=device, seed=seed, psi=psi, slots=slots, out=out,
+        generator=generator, matting=matting, perceptual=perceptual, device=device, seed=seed, psi=psi, slots=slots,
+        out=out,
         enhancement={"preset": preset, "steps": steps, "variables": variables, "precision": precision},
         encoding={"codec": codec, "with_latents": with_latents, "with_alpha16": with_alpha16},
     )  # fmt: skip
