@@ -149,8 +149,8 @@ def cli() -> None:
 @click.option("--estimate", is_flag=True, help="Only try a few candidates, and print time and disk for --n.")
 def generate(
     n: int, out: Path, generator: str, matting: str, perceptual: str, preset: str, steps: int | None,
-    variables: str | None, psi: float, seed: int, device: str, shard_size: int, workers: int | None, slots: int, precision: str, codec: str,
-    with_latents: bool, with_alpha16: bool, estimate: bool,
+    variables: str | None, psi: float, seed: int, device: str, shard_size: int, workers: int | None, slots: int,
+    precision: str, codec: str, with_latents: bool, with_alpha16: bool, estimate: bool,
 ) -> None:  # fmt: skip
     """Sample, enhance, matte, filter and write a dataset.
 
