@@ -50,4 +50,5 @@ def draw_camera(rng: np.random.Generator, eyes: np.ndarray, *, top: float | None
     towards = np.array([np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)])
     origin = target + towards * (height / 2 / np.tan(np.deg2rad(fov_deg) / 2))
     up = (float(np.sin(roll)), float(np.cos(roll)), 0.0)
-    return Camera(tuple(map(float, origin)), tuple(map(float, target)), up, fov_deg)
+    x, y, z = map(float, origin)
+    return Camera((x, y, z), (float(target[0]), float(target[1]), float(target[2])), up, fov_deg)

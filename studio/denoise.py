@@ -72,4 +72,4 @@ def _smooth(light: np.ndarray, own_alpha: np.ndarray, guide: np.ndarray, *, step
             weight = (row_weight * column_weight * other[..., 3] * np.exp(-distance))[..., None]
             total += weight * other[..., :3]
             mass += weight
-    return total / mass
+    return np.asarray(total / mass)

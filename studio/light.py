@@ -64,7 +64,7 @@ def lamp(azimuth_deg: float, elevation_deg: float, width_deg: float, power: floa
     disc = 0.5 - 0.5 * np.tanh((angle - width_deg) / (0.24 * width_deg + 1.2))
     solid_angle = np.sin((np.arange(HEIGHT) + 0.5) / HEIGHT * np.pi)[:, None] * (np.pi / HEIGHT) * (2 * np.pi / WIDTH)
     irradiance = (disc * np.clip(cosine, 0, 1) * solid_angle).sum()
-    return (disc * (power / irradiance))[..., None].astype(np.float32) * colour
+    return np.asarray((disc * (power / irradiance))[..., None].astype(np.float32) * colour)
 
 
 def gradient(rng: np.random.Generator) -> Array:

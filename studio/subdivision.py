@@ -78,4 +78,4 @@ def vertex_normals(vertices: FloatArray, faces: IntArray) -> FloatArray:
     for k in range(3):
         for axis in range(3):
             normals[:, axis] += np.bincount(faces[:, k], face_normals[:, axis], minlength=len(vertices))
-    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    return np.asarray(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12))
