@@ -121,6 +121,7 @@ def cli() -> None:
     show_default=True,
     help="Reference network: default, or modnet, gca, indexnet, dim, p3m, onnx, vitmatte:FILE.",
 )
+@click.option("--perceptual", default="embedded", show_default=True, help="embedded, lpips, or lpips:VGG16_FILE.")
 @click.option(
     "--preset",
     type=click.Choice(sorted(enhancing.PRESETS)),
