@@ -94,9 +94,9 @@ class _Worker:
         return True
 
     def stop(self) -> None:
-        """Ends the process: at once where it is idle, after removing its partial file where it is not."""
+        """Ends the process: an idle one by closing its pipe, a busy one by a signal, so that it removes its partial."""
         self.pipe.close()
-        if self.process.is_alive():
+        if self.task is not None:
             self.process.terminate()
         self.process.join(10)
         if self.process.is_alive():
@@ -113,15 +113,16 @@ def _work(start: Callable[[], Work], pipe: Connection) -> None:
         try:
             shard, quota = pipe.recv()
         except (EOFError, ConnectionResetError):
-            return
+            break
         try:
             work = work or start()
             work(shard, quota, lambda kept, reason, shard=shard: pipe.send(("candidate", (shard, kept, reason))))  # type: ignore[misc]
             pipe.send(("done", shard))
         except (BrokenPipeError, ConnectionResetError):  # the parent is gone
-            return
+            break
         except Exception as error:
             pipe.send(("failed", _picklable(error)))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is leaving already
 
 
 def _leave(signal_number: int, frame: object) -> None:
