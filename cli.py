@@ -1,5 +1,6 @@
 """The command line: the one place that wires the stages together, prints, and exits."""
 
+import os
 import signal
 import sys
 import time
@@ -207,8 +208,6 @@ def _run(pipeline: Pipeline, tasks: list[tuple[int, int]], *, n: int, before: in
 
 def _num_cores() -> int:
     """Cores this process may use."""
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -393,13 +392,26 @@ def _terminated(signal_number: int, frame: object) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, and leave at once with its exit code.
+
+    At once, because threads of the libraries can abort a process whose interpreter is torn down under them (seen:
+    "terminate called without an active exception", exit code -6, after a broken shard was reported). All files are
+    closed and all workers gone by then.
+    """
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
-    except click.Abort:
-        _fail("interrupted; run the same command again to go on", 130)
-    except KeyboardInterrupt:
+        code = _run_command()
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run_command() -> int:
+    try:
+        return cli.main(standalone_mode=False) or 0
+    except (click.Abort, KeyboardInterrupt):
         _fail("interrupted; run the same command again to go on", 130)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
