@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from mattesmith import enhance as enhancing
 from mattesmith import filters, gen, shards
+from mattesmith.shards import library_versions
 from mattesmith.shards.pool import Progress, Work, run_shards
 
 MAX_CANDIDATES_PER_KEPT = 20
@@ -99,7 +100,7 @@ def _config(pipeline: Pipeline, *, n: int, shard_size: int, networks: Mapping[st
         "enhancement": pipeline.enhancement,
         "encoding": pipeline.encoding,
         "networks": {name: network.card["sha256"] for name, network in networks.items()},
-        "versions": {"mattesmith": version("mattesmith"), **shards.library_versions()},
+        "versions": {"mattesmith": version("mattesmith"), **library_versions()},
     }
 
 
