@@ -29,24 +29,25 @@ def project(camera: Camera, points: np.ndarray, size: int) -> tuple[np.ndarray, 
     return local[..., :2] / local[..., 2:] * np.float32(scale) + np.float32(size / 2), local[..., 2]
 
 
-def draw_camera(rng: np.random.Generator, eyes: np.ndarray, *, top: float | None = None) -> Camera:
-    """Draw a view like a portrait photograph's, from close-up to head and shoulders.
+FRAME_M = 0.38  # height of the picture at the face: head, hair and the shoulders' line
+EYES_DOWN = 0.46  # where the eyes are, as a share of the height from the top
 
-    A 50 to 105 mm lens (24 mm of sensor height), a few degrees beside and above the face, the eyes near 45 % of the
-    height from the top.
+
+def draw_camera(rng: np.random.Generator, eyes: np.ndarray) -> Camera:
+    """Draw a view like a portrait photograph's, aligned: the eyes always at the same place, faces of the same scale.
+
+    Aligned faces are what StyleGAN2 was made for (FFHQ is cropped by its eyes and mouths); the matting networks' warps
+    bring back every other framing. A 50 to 105 mm lens (24 mm of sensor height), a few degrees beside and above the
+    face. What is taller than the picture (an afro, a bun) is cropped by it.
 
     Args:
         eyes: [3], the point between the eyes.
-        top: the highest point of head and hair; most pictures are widened to hold it, some crop it.
     """
     fov_deg = float(np.rad2deg(2 * np.arctan(12 / rng.uniform(50, 105))))
-    height = rng.uniform(0.28, 0.43)
-    above = 0.45 + rng.normal(0, 0.025)  # the share of the picture that lies over the eyes
-    if top is not None and rng.random() < 0.88:
-        above = max(above, min(0.6, (top - eyes[1] + 0.012) / height))
-        height = max(height, (top - eyes[1] + 0.012) / above)
-    yaw, pitch, roll = np.deg2rad(rng.normal(0, (7, 4, 2)))
-    target = eyes + np.array([rng.normal(0, 0.02) * height, (above - 0.5) * height, -0.02])
+    height = FRAME_M * float(np.exp(rng.normal(0, 0.025)))
+    yaw, pitch, roll = np.deg2rad(rng.normal(0, (7, 4, 1)))
+    off = rng.normal(0, 0.006, 2)
+    target = eyes + np.array([off[0] * height, (EYES_DOWN - 0.5 + off[1]) * height, -0.02])
     towards = np.array([np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)])
     origin = target + towards * (height / 2 / np.tan(np.deg2rad(fov_deg) / 2))
     up = (float(np.sin(roll)), float(np.cos(roll)), 0.0)

@@ -98,9 +98,7 @@ def portrait(identity: int, *, size: int, seed: int) -> tuple[Render, dict[str, 
     attributes = portraits.draw_attributes(rng)
     body = portraits.build(attributes)
     strands = growth.grow(attributes.hair, body, rng)
-    skin = body.surfaces[0].vertices
-    top = max([float(skin[:, 1].max()), *(float(s.points[..., 1].max()) for s in strands if len(s.points))])
-    camera, light = draw_camera(rng, body.head[:3, 3], top=top), draw_light(rng)
+    camera, light = draw_camera(rng, body.head[:3, 3]), draw_light(rng)
     picture = render(body.surfaces, strands, camera, light, size=size, seed=int(rng.integers(2**31)))
     record = {"identity": identity, "seed": seed, "size": size, "light": light.name, "camera": asdict(camera),
               "attributes": asdict(attributes)}  # fmt: skip

@@ -124,7 +124,7 @@ def paint_eyes(template: Template, skin: SkinAttributes, rng: np.random.Generato
     angle = np.degrees(np.arccos(np.clip(toward[:, 2], -1, 1)))
     turn = np.arctan2(toward[:, 1], toward[:, 0])
 
-    white = linear(np.array([226, 218, 212])) * np.array([1, 1 - 0.06 * skin.redness, 1 - 0.08 * skin.redness])
+    white = linear(np.array([192, 184, 179])) * np.array([1, 1 - 0.06 * skin.redness, 1 - 0.08 * skin.redness])
     iris = linear(IRISES[skin.iris] * rng.uniform(0.6, 0.95))
     fibres = 1 + 0.25 * np.sin(turn * 19 + 3 * np.sin(turn * 7)) * np.clip((angle - 10) / 10, 0, 1)
     iris_colour = iris * fibres[:, None] * (0.75 + 0.5 * np.clip((24 - angle) / 14, 0, 1))[:, None]
