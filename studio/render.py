@@ -99,7 +99,10 @@ def portrait(identity: int, *, size: int, seed: int) -> tuple[Render, dict[str, 
     body = portraits.build(attributes)
     strands = growth.grow(attributes.hair, body, rng)
     camera, light = draw_camera(rng, body.head[:3, 3]), draw_light(rng)
-    picture = render(body.surfaces, strands, camera, light, size=size, seed=int(rng.integers(2**31)))
+    # A large picture's noise is averaged away when training makes it smaller; a small one's stays.
+    samples = 9 if size > 128 else 12
+    renderer_seed = int(rng.integers(2**31))
+    picture = render(body.surfaces, strands, camera, light, size=size, colour_samples=samples, seed=renderer_seed)
     record = {"identity": identity, "seed": seed, "size": size, "light": light.name, "camera": asdict(camera),
               "attributes": asdict(attributes)}  # fmt: skip
     return picture, record

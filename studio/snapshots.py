@@ -29,11 +29,11 @@ class Budget:
         """Yields the share spent, before every step from `step` on, until nothing is left."""
         self.started = time.perf_counter() - seconds
         self.saved = seconds
-        total = self.max_steps or round(self.minutes * 60)
-        unit = " steps" if self.max_steps else "s"
-        with tqdm(total=total, initial=min(step if self.max_steps else int(seconds), total), unit=unit,
-                  desc=self.label, file=sys.stderr) as bar:  # fmt: skip
-            while (spent := step if self.max_steps else self.seconds()) < total:
+        counted = self.max_steps is not None
+        total = self.max_steps if self.max_steps is not None else round(self.minutes * 60)
+        with tqdm(total=total, initial=min(step if counted else int(seconds), total),
+                  unit=" steps" if counted else "s", desc=self.label, file=sys.stderr) as bar:  # fmt: skip
+            while (spent := step if counted else self.seconds()) < total:
                 bar.update(int(spent) - bar.n)
                 yield spent / total
                 step += 1
@@ -101,3 +101,10 @@ def card(
         "licence": "Apache-2.0",
         "measured": dict(measured),
     }
+
+
+def continued(embedded: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card of a network says of the embedded one that its training started from, given that one's card."""
+    earlier = embedded.get("continues", {})
+    counts = {name: embedded[name] + earlier.get(name, 0) for name in ("minutes", "images") if name in embedded}
+    return {"continues": {"sha256": embedded["sha256"], **counts}}

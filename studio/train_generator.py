@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..enhance import load_perceptual
+from ..gen import load_generator
 from ..gen.checkpoints import save_network
-from ..gen.networks import grow_from
+from ..gen.networks import Generator, grow_from
 from .backgrounds import SOFT, background_pool
 from .composites import load_portraits, studio_portraits
 from .deep_trunk import load_deep_trunk
@@ -29,7 +30,7 @@ from .embedded import draw_portraits, estimate_mean_w, new_generator, random_noi
 from .frechet import Yardstick
 from .grids import save_grid
 from .projected import ProjectedDiscriminator, Trunk, calibrate
-from .snapshots import Budget, append_row, card, follow, load_state, save_state
+from .snapshots import Budget, append_row, card, continued, follow, load_state, save_state
 from .train_discriminator import run_discriminator
 
 VIEW = 64  # px at which the frozen network sees a portrait, or a window of it
@@ -47,6 +48,7 @@ class Trainer:
     def __init__(self, trunk: Trunk, *, size: int, view: int, seed: int, lr: float) -> None:
         torch.manual_seed(seed)  # first weights only; no draw of a step comes from here
         self.seed, self.images, self.step, self.seconds = seed, 0, 0, 0.0
+        self.continues: dict[str, Any] = {}  # the embedded network that it started from, for the card
         self.generator = new_generator(size).to(memory_format=torch.channels_last)
         self.discriminator = ProjectedDiscriminator(trunk, size=size, view=view).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
@@ -61,6 +63,7 @@ class Trainer:
             **{name: getattr(self, name).state_dict() for name in NETWORKS},
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "counts": {name: getattr(self, name) for name in ("seed", "images", "step", "seconds")},
+            "continues": self.continues,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -74,6 +77,7 @@ class Trainer:
                 group["lr"] = rate  # the caller's, not the snapshot's
         for name, value in state["counts"].items():
             setattr(self, name, value)
+        self.continues = state["continues"]
 
     def grow(self, state: dict[str, Any]) -> None:
         """Takes over what a run at half the size has learnt; the new layers, heads and optimisers start afresh."""
@@ -84,6 +88,13 @@ class Trainer:
         )
         self.discriminator.load_state_dict(state["discriminator"], strict=False)
         self.images = state["counts"]["images"]
+        self.continues = state["continues"]
+
+    def start_warm(self, embedded: Generator) -> None:
+        """Takes over the layers that the embedded generator has in common; the discriminator starts afresh."""
+        for network in (self.generator, self.average):
+            grow_from(network, embedded.state_dict())
+        self.continues = continued(embedded.card)
 
     def train_step(self, real: Tensor) -> tuple[float, float]:
         """One update of both networks on real portraits [N, 3, size, size]; the two losses."""
@@ -147,6 +158,7 @@ def train_generator(
     trunk: Trunk | None = None,
     vgg: Path | None = None,
     view: int = VIEW,
+    warm: bool = False,
 ) -> None:
     """Trains one part at one size, from its last snapshot if there is one.
 
@@ -160,6 +172,7 @@ def train_generator(
         max_steps: stop after this many steps instead.
         trunk: frozen image -> feature maps; None is that of `vgg`.
         vgg: file of all five blocks (see deep_trunk.py); None: the embedded three.
+        warm: a generator that would start from nothing starts from the embedded one.
     """
     if part not in ("generator", "discriminator"):
         raise ValueError(f'part must be "generator" or "discriminator", got {part!r}')
@@ -168,7 +181,7 @@ def train_generator(
         folder.mkdir(parents=True, exist_ok=True)
     budget = Budget(f"{part} {size} px", minutes=minutes, max_steps=max_steps, snapshot_s=snapshot_s)
     if part == "generator":
-        run_generator(renders, state, size, budget, export, seed, batch, lr, trunk or frozen_trunk(vgg), view)
+        run_generator(renders, state, size, budget, export, seed, batch, lr, trunk or frozen_trunk(vgg), view, warm)
     else:
         run_discriminator(renders, state, size, budget, export, seed, batch, lr)
 
@@ -182,7 +195,7 @@ def frozen_trunk(vgg: Path | None) -> Trunk:
 
 def run_generator(
     renders: Path, state: Path, size: int, budget: Budget, export: Path | None, seed: int, batch: int, lr: float,
-    trunk: Trunk, view: int,
+    trunk: Trunk, view: int, warm: bool,
 ) -> None:  # fmt: skip
     """Resumes, grows or starts; trains; measures and saves at every snapshot."""
     portraits = load_portraits(renders, "train", size=size)
@@ -196,7 +209,9 @@ def run_generator(
         calibrate(trainer.discriminator, studio_portraits(portraits, pool, np.random.default_rng(seed), batch=64))
         if saved := load_state(smaller):
             trainer.grow(saved)
-        start = smaller if saved else "nothing"
+        elif warm:
+            trainer.start_warm(load_generator())
+        start = smaller if saved else "the embedded one" if warm else "nothing"
         tqdm.write(f"generator {size} px: starts from {start}, {len(portraits)} portraits", file=sys.stderr)
 
     losses: list[tuple[float, float]] = []
@@ -213,7 +228,7 @@ def run_generator(
     if export:
         estimate_mean_w(trainer.average)
         measured = {"frechet": round(distance(trainer.average), 3), "frechet_floor": round(distance.floor, 3)}
-        counts = total_counts(state, size) | {"portraits": len(portraits)}
+        counts = total_counts(state, size) | {"portraits": len(portraits)} | trainer.continues
         recipe = f"StyleGAN2 grown from 64 px, projected discriminator, hinge loss, EMA, seed {seed}"
         text = card(f"generator, {size} px", recipe, f"train-generator --size {size}", counts, measured)
         save_network(export / "generator.safetensors", trainer.average, text)

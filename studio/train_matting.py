@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..enhance.matting import save_network
+from ..enhance.matting import Matting, load_matting, save_network
 from ..enhance.matting.modnet import MODNet
 from ..enhance.matting.unet import UNet
 from .backgrounds import background_pool
 from .composites import gaussian, load_portraits, matting_pairs
 from .grids import alternate, checkerboard, save_grid
-from .snapshots import Budget, append_row, card, follow, load_state, save_state
+from .snapshots import Budget, append_row, card, continued, follow, load_state, save_state
 
 SNAPSHOT_S = 300
 BOUNDARY_PX = 4  # half the width of the band in which MODNet's detail counts, at 128 px
@@ -170,6 +170,7 @@ def train_matting(
     max_steps: int | None = None,
     snapshot_s: float = SNAPSHOT_S,
     num_backgrounds: int = 2000,
+    warm: bool = False,
 ) -> None:
     """Trains one of the matting networks, from its last snapshot if there is one.
 
@@ -181,6 +182,7 @@ def train_matting(
         minutes: of training in all, earlier runs included; the learning rate falls to 0 over them.
         export: folder for the weights and their card; None exports nothing.
         max_steps: stop after this many steps instead.
+        warm: a network that would start from nothing starts from the embedded one.
     """
     if network not in RECIPES:
         raise ValueError(f"network must be one of {', '.join(RECIPES)}, got {network!r}")
@@ -195,6 +197,8 @@ def train_matting(
     run = Run(recipe, seed=seed)
     if saved := load_state(state / f"matting-{network}.pt"):
         run.resume(saved)
+    elif warm:
+        run.start_warm(load_matting(network))
 
     budget = Budget(f"{network} {size} px", minutes=minutes, max_steps=max_steps, snapshot_s=snapshot_s)
     losses: list[float] = []
@@ -211,6 +215,7 @@ def train_matting(
     if export:
         measured = validation.measure(run.average, recipe.matte) | validation.baselines
         counts = {"minutes": round(run.seconds / 60, 1), "images": run.step * batch, "portraits": len(portraits)}
+        counts |= run.continues
         command = f"train-matting --network {network} --size {size}"
         text = card(f"{network} matting network, {size} px", recipe.words, command, counts, measured)
         save_network(export / recipe.file, run.average, {"architecture": recipe.architecture} | text)
@@ -222,6 +227,7 @@ class Run:
     def __init__(self, recipe: Recipe, *, seed: int) -> None:
         torch.manual_seed(seed)  # first weights only; no draw of a step comes from here
         self.recipe, self.step, self.seconds = recipe, 0, 0.0
+        self.continues: dict[str, Any] = {}  # the embedded network that it started from, for the card
         self.network = recipe.build().to(memory_format=recipe.layout)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=recipe.lr, weight_decay=1e-4, fused=True)
@@ -229,13 +235,19 @@ class Run:
     def state(self) -> dict[str, Any]:
         """All of it, as tensors and numbers."""
         parts = {name: getattr(self, name).state_dict() for name in ("network", "average", "optimiser")}
-        return parts | {"step": self.step, "seconds": self.seconds}
+        return parts | {"step": self.step, "seconds": self.seconds, "continues": self.continues}
 
     def resume(self, state: dict[str, Any]) -> None:
         """Takes up a saved state."""
         for name in ("network", "average", "optimiser"):
             getattr(self, name).load_state_dict(state[name])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.continues = state["step"], state["seconds"], state["continues"]
+
+    def start_warm(self, embedded: Matting) -> None:
+        """Takes over the weights of the embedded network."""
+        for network in (self.network, self.average):
+            network.load_state_dict(embedded.network.state_dict())
+        self.continues = continued(embedded.card)
 
     def train_step(self, image: Tensor, alpha: Tensor, *, share: float) -> float:
         """One update at this share of the budget; returns the loss."""

@@ -119,6 +119,28 @@ def assert_same(a, b) -> None:
 # Whole runs
 
 
+def test_a_warm_start_continues_the_embedded_networks_and_says_so(renders, tmp_path, monkeypatch):
+    weights = tmp_path / "weights"
+    generate(renders, tmp_path / "cold", max_steps=2, export=weights)
+    trained = load_generator(weights / "generator.safetensors")
+    monkeypatch.setattr(generator_module, "load_generator", lambda: trained)
+    started = generate(renders, tmp_path / "warm", max_steps=1, lr=0.0, warm=True, export=tmp_path / "next")
+    for key, value in trained.state_dict().items():
+        if key not in ("mean_w",):  # is estimated anew
+            assert torch.equal(started["generator"][key], value), key
+    card = load_generator(tmp_path / "next" / "generator.safetensors").card
+    assert card["continues"]["sha256"] == trained.card["sha256"]
+    assert card["continues"]["images"] == 8 and card["images"] == 4
+
+    matte(renders, tmp_path / "cold", max_steps=2, export=weights)
+    unet = load_file(weights / "second.safetensors", "unet", name="second")
+    monkeypatch.setattr(matting_module, "load_matting", lambda name: unet)
+    matte(renders, tmp_path / "warm", max_steps=0, warm=True, export=tmp_path / "next")
+    again = load_file(tmp_path / "next" / "second.safetensors", "unet", name="second")
+    assert all(torch.equal(a, b) for a, b in zip(unet.state_dict().values(), again.state_dict().values(), strict=True))
+    assert again.card["continues"]["sha256"] == unet.card["sha256"]
+
+
 def test_a_generator_run_that_was_stopped_ends_as_if_it_never_had(renders, tmp_path):
     whole = generate(renders, tmp_path / "whole", max_steps=20)
     generate(renders, tmp_path / "parts", max_steps=9)

@@ -157,9 +157,9 @@ class HRBranch(nn.Module):
     def forward(self, image: Tensor, enc2x: Tensor, enc4x: Tensor, lr8x: Tensor) -> Tensor:
         image2x, image4x = resized(image, 0.5), resized(image, 0.25)
         enc2x = self.tohr_enc2x(enc2x)  # 32 at 1/2
-        hr4x = self.conv_enc2x(torch.cat([image2x, enc2x], 1))  # 32 at 1/4
+        hr4x = self.conv_enc2x(joined(image2x, enc2x))  # 32 at 1/4
         hr4x = self.conv_enc4x(torch.cat([hr4x, self.tohr_enc4x(enc4x)], 1))  # 64 at 1/4
-        hr4x = self.conv_hr4x(torch.cat([hr4x, resized(lr8x, 2), image4x], 1))  # 32 at 1/4
+        hr4x = self.conv_hr4x(joined(hr4x, resized(lr8x, 2), image4x))  # 32 at 1/4
         hr2x: Tensor = self.conv_hr2x(torch.cat([resized(hr4x, 2), enc2x], 1))  # 32 at 1/2
         return hr2x
 
@@ -176,7 +176,7 @@ class FusionBranch(nn.Module):
     def forward(self, image: Tensor, lr8x: Tensor, hr2x: Tensor) -> Tensor:
         lr2x = resized(self.conv_lr4x(resized(lr8x, 2)), 2)  # 32 at 1/2
         f2x = self.conv_f2x(torch.cat([lr2x, hr2x], 1))  # 32 at 1/2
-        logit: Tensor = self.conv_f(torch.cat([resized(f2x, 2), image], 1))
+        logit: Tensor = self.conv_f(joined(resized(f2x, 2), image))
         return logit
 
 
@@ -208,8 +208,18 @@ class MODNet(nn.Module):
         if inference:
             return Mattes(None, None, matte)
         semantic = torch.sigmoid(self.lr_branch.conv_lr(lr8x))
-        detail = torch.sigmoid(self.hr_branch.conv_hr(torch.cat([resized(hr2x, 2), image], 1)))
+        detail = torch.sigmoid(self.hr_branch.conv_hr(joined(resized(hr2x, 2), image)))
         return Mattes(semantic, detail, matte)
+
+
+def joined(*features: Tensor) -> Tensor:
+    """Features [N, C_i, H, W] beside each other -> [N, sum C_i, H, W].
+
+    Under autocast the image is brought to the precision of the features: a plain cat would lift them to float32, only
+    for the next convolution to lower them again, and those copies cost as much as the convolution.
+    """
+    lowest = min((x.dtype for x in features), key=lambda dtype: dtype.itemsize)
+    return torch.cat([x.to(lowest) for x in features], 1)
 
 
 def resized(x: Tensor, factor: float) -> Tensor:
