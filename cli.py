@@ -318,6 +318,20 @@ def render(renders: Path, count: int, size: int, seed: int, workers: int, sheet:
     rendering.render_portraits(renders, count=count, size=size, seed=seed, workers=workers)
 
 
+@studio.command()
+@RENDERS
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the benchmark.")
+@click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="Pixels.")
+@click.option("--count", type=click.IntRange(1), help="Portraits [default: every test identity once].")
+@SEED
+def benchmark(renders: Path, out: Path, size: int, count: int | None, seed: int) -> None:
+    """Make the exact-alpha test set: people and backgrounds that no embedded network has seen."""
+    from mattesmith.studio.benchmark import write_benchmark
+
+    num = write_benchmark(renders, out, size=size, num=count, seed=seed)
+    click.echo(f"{out}: {num} portraits with exact mattes; attributes in {out / 'attributes.csv'}")
+
+
 @studio.command("train-generator")
 @RENDERS
 @STATE
