@@ -62,6 +62,7 @@ class Slots:
         self.first, self.second = ([torch.zeros_like(value) for value in self.values] for _ in range(2))
         self.count, self.best_count, self.since = torch.zeros(3, size, dtype=torch.long, device=device).unbind()
         self.best_total = torch.full((size,), inf, device=device)
+        self.original_outside = torch.zeros(size, device=device)
         self.active, self.diverged = torch.zeros(2, size, dtype=torch.bool, device=device).unbind()
 
     def step(self) -> None:
@@ -79,6 +80,10 @@ class Slots:
         finite = total.detach().isfinite()
         for gradient in gradients:
             finite &= gradient.flatten(1).abs().sum(1).isfinite()
+        # Surer than the original, as this loop sees that: in bfloat16 it looks a little different than in float32.
+        outside = terms["outside"].detach()
+        self.original_outside = torch.where(self.count == 0, outside, self.original_outside)
+        terms["outside_growth"] = outside - self.original_outside
         self._keep_best(total.detach(), finite & within_bounds(terms, self.preset))
         self.diverged |= self.active & ~finite
         self.count += self.active

@@ -73,4 +73,4 @@ class DIM(nn.Module):
             pools.append((places, size))
         for i in range(5, 0, -1):
             x = self.get_submodule(f"up{i}")(x, *pools[i - 1])
-        return torch.sigmoid(x)
+        return torch.sigmoid(x.float())

@@ -200,7 +200,7 @@ class Decoder(nn.Module):
         x = self.layer3(x) + skips[2]  # 64 at 1/4
         x = self.layer4(x) + skips[1]  # 32 at 1/2
         x = F.leaky_relu(self.bn1(self.conv1(x)), 0.2) + skips[0]  # 32 at 1
-        return (torch.tanh(self.conv2(x)) + 1) / 2
+        return (torch.tanh(self.conv2(x).float()) + 1) / 2
 
 
 class GCA(nn.Module):

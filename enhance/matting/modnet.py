@@ -204,11 +204,12 @@ class MODNet(nn.Module):
         """
         lr8x, enc2x, enc4x = self.lr_branch(image)
         hr2x = self.hr_branch(image, enc2x, enc4x, lr8x)
-        matte = torch.sigmoid(self.f_branch(image, lr8x, hr2x))
+        # In float32 whatever the features are: bfloat16 has no value between 0.996 and 1, and there no slope either.
+        matte = torch.sigmoid(self.f_branch(image, lr8x, hr2x).float())
         if inference:
             return Mattes(None, None, matte)
-        semantic = torch.sigmoid(self.lr_branch.conv_lr(lr8x))
-        detail = torch.sigmoid(self.hr_branch.conv_hr(joined(resized(hr2x, 2), image)))
+        semantic = torch.sigmoid(self.lr_branch.conv_lr(lr8x).float())
+        detail = torch.sigmoid(self.hr_branch.conv_hr(joined(resized(hr2x, 2), image)).float())
         return Mattes(semantic, detail, matte)
 
 

@@ -164,7 +164,7 @@ class P3MNet(nn.Module):
         x = self.tfi_1(g2, unpooled(self.decoder2_l(self.sbfi_2(x, e0)), places2), e1)
         x = self.tfi_0(g1, unpooled(self.decoder1_l(self.sbfi_1(x, e0)), places1), p0)
         x = unpooled(self.decoder0_l(self.sbfi_0(x, e0)), places0)
-        local = torch.sigmoid(self.decoder_final_l(x))
+        local = torch.sigmoid(self.decoder_final_l(x).float())
 
         classes = logits.argmax(1, keepdim=True)
         fusion = torch.where(classes == UNKNOWN, local, (classes == FOREGROUND).to(local.dtype))

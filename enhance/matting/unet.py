@@ -80,7 +80,7 @@ class UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Alpha [N, 1, H, W] in [0, 1] of images [N, 3, H, W] in [-1, 1], H and W multiples of 16."""
-        return torch.sigmoid(self.logits(image))
+        return torch.sigmoid(self.logits(image).float())  # bfloat16 has no value between 0.996 and 1
 
 
 def doubled(x: Tensor) -> Tensor:
