@@ -1,0 +1,1 @@
+"""Matting networks on the shards: measured and improved."""
