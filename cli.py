@@ -265,6 +265,35 @@ def verify(folder: Path) -> None:
     click.echo(f"{folder}: {num_shards} shards are whole")
 
 
+# refilter
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="New dataset.")
+@click.option("--max-expected-mad", type=click.FloatRange(min=0), help="Keep errors expected up to this (x1000).")
+@click.option("--keep-quantile", type=click.FloatRange(0, 1, min_open=True), help="Keep this share, lowest --by first.")
+@click.option("--by", default="expected_mad", show_default=True, help="The score that --keep-quantile looks at.")
+@click.option("--where", help='Keep what fulfils a condition: "coverage>0.2 and not holes>0.01".')
+def refilter(
+    folder: Path, out: Path, max_expected_mad: float | None, keep_quantile: float | None, by: str, where: str | None
+) -> None:
+    """Select portraits of a dataset by their stored scores into a dataset of its own, without generating again."""
+    asked = {"--max-expected-mad": max_expected_mad, "--keep-quantile": keep_quantile, "--where": where}
+    if sum(value is not None for value in asked.values()) != 1:
+        raise click.UsageError(f"give exactly one of {', '.join(asked)}")
+    if max_expected_mad is not None:
+        selection = shards.by_expected_mad(max_expected_mad)
+    elif keep_quantile is not None:
+        selection = shards.by_quantile(keep_quantile, by)
+    else:
+        selection = shards.by_condition(str(where))
+    with tqdm(unit="portrait", desc="refilter", leave=False) as bar:
+        made = shards.refilter(folder, out, selection, progress=bar.update)
+    of = made["config"]["parent"]["count"]
+    click.echo(f"{out}: {made['count']} of {of} portraits in {len(made['shards'])} shards")
+
+
 def _report_problems(problems: list[shards.Problem]) -> None:
     for problem in problems:
         click.echo(f"problem: {problem}", err=True)

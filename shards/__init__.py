@@ -5,6 +5,7 @@ from .manifest import config_hash, finish, library_versions, mattesmith_version,
 from .members import Problem, samples_of
 from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
 from .report import report
+from .selection import Selection, by_condition, by_expected_mad, by_quantile, refilter
 from .sheet import contact_sheet
 from .stats import Statistics, read_statistics, tables
 from .verify import verify
@@ -15,8 +16,12 @@ __all__ = [
     "Candidate",
     "Problem",
     "Record",
+    "Selection",
     "Statistics",
     "TooFewKept",
+    "by_condition",
+    "by_expected_mad",
+    "by_quantile",
     "config_hash",
     "contact_sheet",
     "encode",
@@ -32,6 +37,7 @@ __all__ = [
     "read_config",
     "read_shards",
     "read_statistics",
+    "refilter",
     "report",
     "samples_of",
     "tables",
