@@ -294,6 +294,21 @@ def refilter(
     click.echo(f"{out}: {made['count']} of {of} portraits in {len(made['shards'])} shards")
 
 
+# export
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--to", type=click.Choice(list(shards.LAYOUTS)), required=True, help="The trainer.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="An empty folder.")
+def export(folder: Path, to: str, out: Path) -> None:
+    """Write a dataset as the plain folders of PNG files that a trainer reads; run again, it goes on."""
+    total = sum(fields["count"] for fields in shards.read_shards(folder)[0].values())
+    with tqdm(total=total, unit="portrait", desc="export", leave=False) as bar:
+        count = shards.export(folder, out, to, progress=bar.update)
+    click.echo(f"{out}: {count} portraits in {', '.join(shards.LAYOUTS[to])}")
+
+
 def _report_problems(problems: list[shards.Problem]) -> None:
     for problem in problems:
         click.echo(f"problem: {problem}", err=True)

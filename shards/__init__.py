@@ -1,6 +1,7 @@
 """Kept portraits as WebDataset shards: planned, encoded, published, verified and described."""
 
 from .encode import CODECS, Record, encode, member_names
+from .export import LAYOUTS, export
 from .manifest import config_hash, finish, library_versions, mattesmith_version, open_dataset, read_config, read_shards
 from .members import Problem, samples_of
 from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
@@ -13,6 +14,7 @@ from .writer import publish_text, write_shard
 
 __all__ = [
     "CODECS",
+    "LAYOUTS",
     "Candidate",
     "Problem",
     "Record",
@@ -25,6 +27,7 @@ __all__ = [
     "config_hash",
     "contact_sheet",
     "encode",
+    "export",
     "fill_shard",
     "finish",
     "key_of",
