@@ -66,8 +66,8 @@ def test_a_background_explains_the_picture_with_its_matte(dataset: Path, tmp_pat
     }
     assert pixels["bgr"] == pytest.approx(51, abs=2)  # -0.6, also behind the person
     alpha = pixels["pha"][..., None] / 255
-    _, files = next(shards.samples_of(dataset / "00000.tar"))
-    image = decode("image.png", files["image.png"])
+    _, members = next(shards.samples_of(dataset / "00000.tar"))
+    image = decode("image.png", members["image.png"])
     assert alpha * pixels["fgr"] + (1 - alpha) * pixels["bgr"] == pytest.approx(image, abs=2)
 
 
