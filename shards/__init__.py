@@ -5,6 +5,7 @@ from .export import LAYOUTS, export
 from .manifest import config_hash, finish, library_versions, mattesmith_version, open_dataset, read_config, read_shards
 from .members import Problem, samples_of
 from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
+from .read import Composites
 from .report import report
 from .selection import Selection, by_condition, by_expected_mad, by_quantile, refilter
 from .sheet import contact_sheet
@@ -16,6 +17,7 @@ __all__ = [
     "CODECS",
     "LAYOUTS",
     "Candidate",
+    "Composites",
     "Problem",
     "Record",
     "Selection",

@@ -5,12 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from mattesmith.shards.augment import coded_and_decoded, gaussian
+from mattesmith.shards.light import blend
 from mattesmith.studio import composites
 from mattesmith.studio.composites import (
-    blend,
-    coded_and_decoded,
     flipped,
-    gaussian,
     load_portraits,
     matting_pairs,
     read_render,
