@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from mattesmith import enhance as enhancing
-from mattesmith import filters, gen, shards
+from mattesmith import filters, finetune, gen, shards
 from mattesmith.shards import library_versions
 from mattesmith.shards.pool import Progress, Work, run_shards
 
@@ -307,6 +307,78 @@ def export(folder: Path, to: str, out: Path) -> None:
     with tqdm(total=total, unit="portrait", desc="export", leave=False) as bar:
         count = shards.export(folder, out, to, progress=bar.update)
     click.echo(f"{out}: {count} portraits in {', '.join(shards.LAYOUTS[to])}")
+
+
+# evaluate
+
+
+@cli.command()
+@click.argument("network", metavar="NAME_OR_CKPT")
+@click.option(
+    "--on",
+    "folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    help="A dataset, or a folder with image/ and alpha/ (and hair/).",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write every number.")
+@click.option("--worst", type=click.Path(path_type=Path, dir_okay=False), help="Write a picture of the worst 16 (PNG).")
+@click.option(
+    "--trimap-share",
+    type=click.FloatRange(0, 0.5),
+    default=0.025,
+    show_default=True,
+    help="Reach of the unknown region beyond soft pixels, in shorter sides.",
+)
+@click.option("--originals", is_flag=True, help="Of a dataset: the portraits as stored, not over new backgrounds.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the new backgrounds.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
+)
+def evaluate(
+    network: str, folder: Path, json_file: Path | None, worst: Path | None, trimap_share: float, originals: bool,
+    seed: int, device: str,
+) -> None:  # fmt: skip
+    """Measure a matting network on known mattes: SAD, MSE, MAD, Grad and Conn by region.
+
+    NAME_OR_CKPT is what --matting of generate takes, or a .safetensors file with its card beside it.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    total = finetune.count_items(folder)
+    matting = enhancing.load_matting(_network_name(network)).to(device)
+    pictures = finetune.items(folder, originals=originals, seed=seed)
+    with tqdm(total=total, unit="picture", desc="evaluate", leave=False) as bar:
+        measured, found = finetune.run(matting, pictures, trimap_share=trimap_share, progress=bar.update)
+    rows = finetune.summary(measured)
+    on = "folder" if not finetune.is_dataset(folder) else "originals" if originals else "new backgrounds"
+    about = {
+        "network": network, "sha256": matting.card.get("sha256"), "folder": str(folder), "pictures": total, "on": on,
+        "trimap_share": trimap_share, "given_trimap": matting.needs_trimap, "seed": seed,
+    }  # fmt: skip
+    click.echo(f"{network} on {total} pictures of {folder} ({on}); mean [95 % interval]\n{finetune.table(rows)}")
+    click.echo(
+        f"unknown: trimap of the true matte, {trimap_share:g} of the shorter side beyond soft pixels"
+        + ("; the network was given this trimap" if matting.needs_trimap else "")
+    )
+    if json_file is not None:
+        finetune.write_json(json_file, measured, rows, about)
+        click.echo(f"numbers: {json_file}")
+    if worst is not None:
+        finetune.write_worst(worst, found)
+        click.echo(f"worst: {worst} (image | predicted | true | cut out)")
+
+
+def _network_name(name: str) -> str:
+    """What `load_matting` takes; one of our files goes by the architecture in its card."""
+    file = Path(name)
+    if file.suffix != ".safetensors" or not file.is_file():
+        return name
+    architecture = enhancing.matting.checkpoint.read_card(file).get("architecture")
+    if architecture is None:
+        raise click.UsageError(f"{file} has no card {file.with_suffix('.json').name} that names its architecture; "
+                               f"say it: modnet:{file}")  # fmt: skip
+    return f"{architecture}:{file}"
 
 
 def _report_problems(problems: list[shards.Problem]) -> None:
