@@ -51,7 +51,8 @@ class Result:
 
 def trimap_width(alpha: NDArray[np.float32], share: float) -> int:
     """Pixels: a share of the shorter side, at least 1."""
-    return max(1, round(share * min(alpha.shape)))
+    width: int = round(share * min(alpha.shape))
+    return max(1, width)
 
 
 @torch.no_grad()

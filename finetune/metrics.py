@@ -18,6 +18,7 @@ from ..enhance.trimap import dilate, trimap_from_alpha
 from ..filters.connected import largest_part
 
 Floats = NDArray[np.float64]
+Matte = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
 PER_THOUSAND = 1000.0  # what the field divides sums by
@@ -201,7 +202,7 @@ def _connectivity(matte: Floats, level: Floats) -> Floats:
 # Regions
 
 
-def regions_of(true: Floats, *, trimap_width: int, hair: Floats | None = None) -> dict[str, Mask | None]:
+def regions_of(true: Matte, *, trimap_width: int, hair: Matte | None = None) -> dict[str, Mask | None]:
     """The regions that numbers are given for: "whole", "unknown", and "hair" where it is known.
 
     Args:
@@ -217,7 +218,7 @@ def regions_of(true: Floats, *, trimap_width: int, hair: Floats | None = None) -
     return found
 
 
-def hair_band(true: Floats, hair: Floats) -> Mask:
+def hair_band(true: Matte, hair: Matte) -> Mask:
     """[H, W]: soft pixels with hair, and two pixels around them."""
     soft = (true > SOFT[0]) & (true < SOFT[1]) & (hair > SOFT[0])
     band: Mask = (dilate(torch.from_numpy(soft).float()[None, None], width=HAIR_BAND_PX)[0, 0] > 0).numpy()

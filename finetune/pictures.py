@@ -130,7 +130,7 @@ def read_matte(file: Path) -> NDArray[np.float32]:
     try:
         with Image.open(file) as picture:
             if picture.mode.startswith("I"):
-                return np.asarray(picture, np.float32).clip(0, 65535) / np.float32(65535)
+                return (np.asarray(picture, np.float64).clip(0, 65535) / 65535).astype(np.float32)
             return np.asarray(picture.convert("L"), np.float32) / np.float32(255)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} cannot be read as a matte: {error}") from error

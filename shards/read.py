@@ -83,7 +83,8 @@ class Composites(IterableDataset[Batch]):
         self.size, self.batch_size, self.seed, self.originals = size, batch_size, seed, originals
         self.augment, self.trimap_px, self.shuffle = augment, trimap_px, shuffle
         self.background: Background = drawn if backgrounds is None else PictureFolder(Path(backgrounds))
-        self._start = torch.zeros(2, dtype=torch.int64).share_memory_()  # shared: persistent workers see it change
+        self._start = torch.zeros(2, dtype=torch.int64)
+        self._start.share_memory_()  # type: ignore[no-untyped-call]  # persistent workers see it change
 
     def start_at(self, epoch: int, batch: int = 0) -> None:
         """Choose the epoch of the next pass, and how many of its batches are left out because they are done."""

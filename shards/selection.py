@@ -137,7 +137,7 @@ def read_candidates(folder: Path, shards: Mapping[int, Mapping[str, Any]]) -> pa
 
 def columns_of(table: pa.Table) -> dict[str, NDArray[np.float64]]:
     """Numbers by name; a score goes by its bare name too."""
-    columns = {}
+    columns: dict[str, NDArray[np.float64]] = {}
     for name, kind in zip(table.column_names, table.schema.types, strict=True):
         if (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and name != "tar":
             values = np.asarray(table[name].to_numpy(), np.float64)
