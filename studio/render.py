@@ -195,6 +195,8 @@ def sheet(out: Path, path: Path, n: int = 32, *, columns: int = 8, seed: int = 0
         with Image.open(f"{stem}.alpha.png") as file:
             alpha = np.asarray(file, np.float32)[..., None] / 255
         tiles.append(to_srgb(colour * alpha + next(_backgrounds(rng, len(alpha))) * (1 - alpha)))
+    size = min(map(len, tiles))  # a folder may hold renders of several sizes
+    tiles = [np.asarray(Image.fromarray(tile).resize((size, size), Image.Resampling.BOX)) for tile in tiles]
     blank = np.zeros_like(tiles[0])
     tiles += [blank] * (-len(tiles) % columns)
     rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]

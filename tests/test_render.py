@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("mitsuba")
 
@@ -210,6 +211,13 @@ def test_saved_files_read_back_and_the_sheet_shows_them(picture: Render, tmp_pat
     assert json.loads((tmp_path / "train" / "000007.json").read_text()) == {"identity": 7}
     studio_render.sheet(tmp_path, tmp_path / "sheet.png", 3, columns=2)
     assert (tmp_path / "sheet.png").stat().st_size > 500
+    larger = Render(
+        *(np.repeat(np.repeat(layer, 2, 0), 2, 1) for layer in (picture.colour, picture.alpha, picture.hair))
+    )
+    save(larger, {"identity": 8}, tmp_path / "train" / "000008")
+    studio_render.sheet(tmp_path, tmp_path / "sheet.png", 3, columns=2)
+    with Image.open(tmp_path / "sheet.png") as both:
+        assert both.size == (2 * SIZE, SIZE)
     with pytest.raises(FileNotFoundError, match="no renders"):
         studio_render.sheet(tmp_path / "nowhere", tmp_path / "other.png")
 
