@@ -119,7 +119,7 @@ def _enhance(
         if batch.empty():
             return
 
-        for _ in range(check_every):
+        for _ in range(min(check_every, preset.steps)):
             batch.step()
         for entry, best in batch.leave():
             done[entry.order] = finish(entry, best, networks, preset)
