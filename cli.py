@@ -32,7 +32,9 @@ class Pipeline:
     """Everything a worker needs to make shards; picklable, so only names and numbers."""
 
     generator: str
+    discriminator: str | None  # None: the generator's file; "none": there is none
     matting: str
+    trimap: str | None
     perceptual: str
     device: str
     seed: int
@@ -43,28 +45,63 @@ class Pipeline:
     out: Path
 
     def networks(self) -> dict[str, Any]:
-        """All frozen networks, on the device."""
+        """All frozen networks, on the device; without "discriminator" or "trimap" where there is none."""
+        generator = gen.load_generator(self.generator)
+        matting = enhancing.load_matting(self.matting, coarse=self.trimap or "default")
+        if self.trimap and not matting.needs_trimap:
+            raise ValueError(f"--trimap {self.trimap}: --matting {self.matting} takes no trimap; leave --trimap out")
         made = {
-            "generator": gen.load_generator(self.generator),
-            "discriminator": gen.load_discriminator(self.generator),
-            "matting": enhancing.load_matting(self.matting),
+            "generator": generator,
+            "discriminator": self._discriminator(generator),
+            "matting": matting,
+            "trimap": matting.trimap_network() if matting.needs_trimap else None,
             "second": enhancing.load_matting("second"),
             "perceptual": enhancing.load_perceptual(self.perceptual),
         }
-        return {name: network.to(self.device) for name, network in made.items()}
+        return {name: network.to(self.device) for name, network in made.items() if network is not None}
+
+    def _discriminator(self, generator: gen.Generator) -> gen.Discriminator | None:
+        """From its own file, or from the generator's; it must see what the generator draws."""
+        if self.discriminator == "none":
+            return None
+        try:
+            found = gen.load_discriminator(self.discriminator or self.generator)
+        except ValueError as error:
+            if self.discriminator:
+                raise
+            raise ValueError(
+                f"no discriminator for --generator ({error}); name a file that holds one with --discriminator FILE, "
+                "or use --discriminator none for an enhancement without the adversarial term"
+            ) from error
+        if found.resolution != generator.resolution:
+            raise ValueError(
+                f"--discriminator {self.discriminator or self.generator}: expected one for the generator's "
+                f"{generator.resolution} px, found one for {found.resolution} px; name another, or none"
+            )
+        return found
 
     def portraits(self, networks: Mapping[str, Any], shard: int) -> Iterator[filters.Scored]:
         """Candidates 0, 1, 2, ... of a shard: sampled, enhanced, scored, decided."""
-        generator, discriminator = networks["generator"], networks["discriminator"]
+        generator, discriminator = networks["generator"], networks.get("discriminator")
         matting, perceptual = networks["matting"], networks["perceptual"]
         latents = (gen.draw_latents(self.seed, shard, index, z_dim=generator.z_dim) for index in count())
         samples = gen.sample(generator, latents, psi=self.psi, batch=self.slots)
         enhanced = enhancing.enhance(
-            samples, generator, discriminator, matting, perceptual, slots=self.slots, **self.enhancement
-        )
+            samples, generator, discriminator, matting, perceptual, trimap=networks.get("trimap"), slots=self.slots,
+            **self.enhancement,
+        )  # fmt: skip
         for one in enhanced:
             scores = filters.score(one, matting, networks["second"], perceptual, discriminator)
             yield filters.decide(one, scores)
+
+    def optional_libraries(self) -> list[str]:
+        """Packages of the extras whose arithmetic reaches the stored bytes."""
+        used = {
+            "onnx2torch": any((name or "").startswith("onnx:") for name in (self.matting, self.trimap)),
+            "transformers": self.matting.startswith("vitmatte:"),
+            "pymatting": self.enhancement["foreground"] == "pymatting",
+        }
+        return [name for name in used if used[name]]
 
     def start(self) -> Work:
         """Called in a worker: loads the networks once, returns what makes a shard with them."""
@@ -100,7 +137,14 @@ def _config(pipeline: Pipeline, *, n: int, shard_size: int, networks: Mapping[st
         "enhancement": pipeline.enhancement,
         "encoding": pipeline.encoding,
         "networks": {name: network.card["sha256"] for name, network in networks.items()},
-        "versions": {"mattesmith": version("mattesmith"), **library_versions()},
+        "normalisations": {
+            name: network.card["normalisation"] for name, network in networks.items() if "normalisation" in network.card
+        },
+        "versions": {
+            "mattesmith": version("mattesmith"),
+            **library_versions(),
+            **{name: version(name) for name in pipeline.optional_libraries()},
+        },
     }
 
 
@@ -117,12 +161,21 @@ def cli() -> None:
 @click.option("--n", type=click.IntRange(min=0), required=True, help="Kept portraits; the dataset has exactly so many.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the dataset.")
 @click.option("--generator", default="default", show_default=True, help="A StyleGAN2 file, or the embedded default.")
+@click.option("--discriminator", help="A StyleGAN2 file, or none: no adversarial term [default: the generator's file].")
 @click.option(
     "--matting",
     default="default",
     show_default=True,
     help="Reference network: default, or modnet, gca, indexnet, dim, p3m, onnx, vitmatte:FILE.",
 )
+@click.option(
+    "--trimap", help="What makes the trimaps of a --matting that needs them: deeplab:FILE, or as --matting "
+    "[default: the embedded network].",
+)  # fmt: skip
+@click.option(
+    "--foreground", type=click.Choice(enhancing.FOREGROUNDS), default="fast", show_default=True,
+    help="How foreground colours are estimated; pymatting is slow, and an extra.",
+)  # fmt: skip
 @click.option("--perceptual", default="embedded", show_default=True, help="embedded, lpips, or lpips:VGG16_FILE.")
 @click.option(
     "--preset",
@@ -151,9 +204,10 @@ def cli() -> None:
 @click.option("--with-alpha16", is_flag=True, help="Add a 16-bit matte to every sample.")
 @click.option("--estimate", is_flag=True, help="Only try a few candidates, and print time and disk for --n.")
 def generate(
-    n: int, out: Path, generator: str, matting: str, perceptual: str, preset: str, steps: int | None,
-    variables: str | None, psi: float, seed: int, device: str, shard_size: int, workers: int | None, slots: int,
-    precision: str, codec: str, with_latents: bool, with_alpha16: bool, estimate: bool,
+    n: int, out: Path, generator: str, discriminator: str | None, matting: str, trimap: str | None, foreground: str,
+    perceptual: str, preset: str, steps: int | None, variables: str | None, psi: float, seed: int, device: str,
+    shard_size: int, workers: int | None, slots: int, precision: str, codec: str, with_latents: bool,
+    with_alpha16: bool, estimate: bool,
 ) -> None:  # fmt: skip
     """Sample, enhance, matte, filter and write a dataset.
 
@@ -162,9 +216,11 @@ def generate(
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
     pipeline = Pipeline(
-        generator=generator, matting=matting, perceptual=perceptual, device=device, seed=seed, psi=psi, slots=slots,
-        out=out,
-        enhancement={"preset": preset, "steps": steps, "variables": variables, "precision": precision},
+        generator=generator, discriminator=discriminator, matting=matting, trimap=trimap, perceptual=perceptual,
+        device=device, seed=seed, psi=psi, slots=slots, out=out,
+        enhancement={
+            "preset": preset, "steps": steps, "variables": variables, "precision": precision, "foreground": foreground,
+        },
         encoding={"codec": codec, "with_latents": with_latents, "with_alpha16": with_alpha16},
     )  # fmt: skip
     plan = shards.plan(n, shard_size)
@@ -175,7 +231,7 @@ def generate(
         return
 
     config = _config(pipeline, n=n, shard_size=shard_size, networks=networks)
-    cards = [network.card for network in networks.values()]
+    cards = [{"role": role, **network.card} for role, network in networks.items()]
     del networks  # the workers load their own
     with shards.open_dataset(out, config) as committed:
         tasks = [(shard, quota) for shard, quota in plan if shard not in committed]

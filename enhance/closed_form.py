@@ -72,7 +72,12 @@ def closed_form_alpha(image: Tensor, trimap: Tensor) -> Tensor:
 
 
 def pymatting() -> ModuleType:
-    """The package, which compiles itself for some seconds when it is first called."""
+    """The package, which compiles itself for some seconds when it is first called.
+
+    Its import starts numba's threads, which changes the number of OpenMP's threads under torch: with two instead of
+    one on a busy machine every small convolution took 40 times as long, and results may round differently.
+    """
+    num_threads = torch.get_num_threads()
     try:
         import pymatting as package
     except ImportError as error:
@@ -80,6 +85,8 @@ def pymatting() -> ModuleType:
             "closed-form matting and its foregrounds need the package pymatting; "
             "install it with `pip install 'mattesmith[pymatting]'`"
         ) from error
+    finally:
+        torch.set_num_threads(num_threads)
     module: ModuleType = package
     return module
 

@@ -53,21 +53,33 @@ def entropy(alpha: Tensor, weight: Tensor | None = None) -> Tensor:
     Returns:
         [N], the mean over the charged pixels; 0 where none is charged.
     """
-    return _weighted_mean(entropy_map(alpha), weight)
+    return weighted_mean(entropy_map(alpha), weight)
 
 
-def trimap_entropy(logits: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean entropy in nats of a trimap network's classes: -sum p log p over the channels.
+def class_entropy_map(logits: Tensor) -> Tensor:
+    """Entropy in nats of each pixel's classes, -sum p log p over the channels.
 
     Args:
         logits: [N, C, H, W] before the softmax (log_softmax keeps p log p finite at p = 0).
+
+    Returns:
+        [N, 1, H, W], in [0, log C].
+    """
+    log_p = F.log_softmax(logits, dim=1)
+    return -(log_p.exp() * log_p).sum(1, keepdim=True)
+
+
+def trimap_entropy(logits: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean entropy in nats of a trimap network's classes: the paper's loss.
+
+    Args:
+        logits: [N, C, H, W] before the softmax.
         weight: as for `entropy`.
 
     Returns:
         [N], in [0, log C].
     """
-    log_p = F.log_softmax(logits, dim=1)
-    return _weighted_mean(-(log_p.exp() * log_p).sum(1, keepdim=True), weight)
+    return weighted_mean(class_entropy_map(logits), weight)
 
 
 def adversarial(discriminator: Discriminator, image: Tensor) -> Tensor:
@@ -122,7 +134,7 @@ def area_change(alpha: Tensor, original: Tensor) -> Tensor:
 
 def softness(alpha: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean of 4 alpha (1 - alpha) over the weighted pixels -> [N], in [0, 1]: a soft share with a gradient."""
-    return _weighted_mean(4 * alpha * (1 - alpha), weight)
+    return weighted_mean(4 * alpha * (1 - alpha), weight)
 
 
 def latent_drift(ws: Tensor, original: Tensor) -> Tensor:
@@ -147,7 +159,8 @@ def _root(square: Tensor) -> Tensor:
     return (square + 1e-12).sqrt() - 1e-6
 
 
-def _weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
+def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of [N, ...] over the weighted pixels -> [N]; over all of them for None, 0 where none has a weight."""
     if weight is None:
         return values.flatten(1).mean(1)
     return (values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)

@@ -13,22 +13,24 @@ from ..gen import Discriminator, Generator, Latents, random_stream
 from . import losses
 from .matting import Matting
 from .perceptual import Perceptual
+from .trimap import trimap_from_logits
 
 Background = Callable[[Latents, int], Tensor]  # (latents, resolution) -> [3, H, W] in [-1, 1]
 
 
 class Networks(NamedTuple):
-    """The four frozen networks of an enhancement; a second matting network is never among them."""
+    """The frozen networks of an enhancement; a second matting network is never among them."""
 
     generator: Generator
-    discriminator: Discriminator
+    discriminator: Discriminator | None  # None: there is no adversarial term
     matting: Matting
     perceptual: Perceptual
+    trimap: Matting | None = None  # what makes the trimaps that `matting` needs; None where it needs none
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How far an enhancement goes: steps and rates, weights of the terms, bounds of the guards."""
+    """How an enhancement goes: steps and rates, weights of the terms, bounds of the guards."""
 
     steps: int  # evaluations of the objective, the original's included
     patience: int  # stop after so many without a better one
@@ -41,6 +43,8 @@ class Preset:
     pixel: float = 10.0
     perceptual: float = 100.0
     perceptual_px: int = 256  # the longest side at which the perceptual distance looks
+    foreground: str = "fast"  # how colours are estimated, see `foreground_method`
+    trimap_every: int = 5  # steps between two derivations of a portrait's trimap from an alpha
     guard: float = 0.0  # weight of every guard's excess, in units of its bound
     max_area_change: float = inf  # share of the original's area
     min_soft_ratio: float = 0.0  # softness inside the band, as a share of the original's
@@ -52,7 +56,7 @@ class Preset:
 
 PRESETS = {
     # The table of arXiv:2208.06601; only the best step is kept here instead of the last.
-    "paper": Preset(steps=500, patience=500, lr_ws=1e-4, lr_noise=1e-4, mode="all"),
+    "paper": Preset(steps=500, patience=500, lr_ws=1e-4, lr_noise=1e-4, mode="all", trimap_every=1),
     "default": Preset(
         steps=20,
         patience=10,
@@ -81,6 +85,7 @@ class Targets:
 
     image: Tensor  # [N, 3, H, W] in [-1, 1]
     alpha: Tensor  # [N, 1, H, W] in [0, 1], without test-time averaging
+    entropy: Tensor  # [N, 1, H, W] in nats, see `matte`
     outside: Tensor  # [N, 1, H, W], 1 outside the boundary's band
     foreground: Tensor  # [N, 3, H, W] in [-1, 1]
     background: Tensor  # [N, 3, H, W] in [-1, 1]
@@ -90,7 +95,7 @@ class Targets:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All of them, in a fixed order."""
-        own = (self.image, self.alpha, self.outside, self.foreground, self.background)
+        own = (self.image, self.alpha, self.entropy, self.outside, self.foreground, self.background)
         return (*own, *self.features, self.ws, *self.noise)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -98,6 +103,7 @@ class Targets:
         return type(self)(
             image=change(self.image),
             alpha=change(self.alpha),
+            entropy=change(self.entropy),
             outside=change(self.outside),
             foreground=change(self.foreground),
             background=change(self.background),
@@ -115,9 +121,29 @@ def colour_gradient(latents: Latents, resolution: int) -> Tensor:
     return F.interpolate(colours, size=size, mode="bilinear", align_corners=True)[0]
 
 
+def matte(image: Tensor, networks: Networks, trimap: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Alpha in [0, 1] and each pixel's entropy in nats, both [N, 1, H, W], differentiable in the image.
+
+    A trimap network that says how probable background, unknown and foreground are is asked for every image: its
+    likeliest classes are the trimap, without a gradient, and the entropy is that of its classes, as in the paper.
+    Elsewhere the entropy is alpha's own.
+
+    Args:
+        image: [N, 3, H, W] in [-1, 1].
+        trimap: [N, 1, H, W] in {0, 0.5, 1} for a network that needs one, if there is one already.
+    """
+    if networks.trimap is not None and networks.trimap.makes_trimap:
+        logits = networks.trimap.network(image).float()
+        alpha = networks.matting(image, trimap_from_logits(logits)).float()
+        return alpha, losses.class_entropy_map(logits)
+    alpha = (networks.matting(image) if trimap is None else networks.matting(image, trimap)).float()
+    return alpha, losses.entropy_map(alpha)
+
+
 def measure(
     image: Tensor,
     alpha: Tensor,
+    entropy: Tensor,
     ws: Tensor,
     noise: tuple[Tensor, ...],
     targets: Targets,
@@ -128,17 +154,20 @@ def measure(
 
     Args:
         image: [N, 3, H, W], what the generator makes of `ws` [N, L, w_dim] and `noise` [N, 1, r, r] each.
-        alpha: [N, 1, H, W], what the matting network makes of the image.
+        alpha, entropy: [N, 1, H, W] each, what `matte` makes of the image.
     """
-    mixed = losses.composite(alpha, targets.foreground, targets.background)
     inside = 1 - targets.outside
     soft_before = losses.softness(targets.alpha, inside)
-    outside = losses.entropy(alpha, targets.outside)
+    outside = losses.weighted_mean(entropy, targets.outside)
+    adversarial = {}
+    if networks.discriminator is not None:
+        mixed = losses.composite(alpha, targets.foreground, targets.background)
+        adversarial["adversarial"] = losses.adversarial(networks.discriminator, mixed)
     return {
-        "entropy": losses.entropy(alpha),
+        "entropy": losses.weighted_mean(entropy, None),
         "outside": outside,
-        "outside_growth": outside - losses.entropy(targets.alpha, targets.outside),
-        "adversarial": losses.adversarial(networks.discriminator, mixed),
+        "outside_growth": outside - losses.weighted_mean(targets.entropy, targets.outside),
+        **adversarial,
         "pixel": losses.pixel(image, targets.image),
         "perceptual": losses.perceptual(
             networks.perceptual, image, targets.features, max_side=preset.perceptual_px
@@ -152,12 +181,10 @@ def measure(
 
 def objective(terms: dict[str, Tensor], preset: Preset) -> Tensor:
     """The weighted sum of `measure`'s terms, with the slope of every guard that is passed -> [N]."""
-    total = (
-        preset.entropy * terms["outside" if preset.mode == "boundary" else "entropy"]
-        + preset.adversarial * terms["adversarial"]
-        + preset.pixel * terms["pixel"]
-        + preset.perceptual * terms["perceptual"]
-    )
+    total = preset.entropy * terms["outside" if preset.mode == "boundary" else "entropy"]
+    if "adversarial" in terms:
+        total = total + preset.adversarial * terms["adversarial"]
+    total = total + preset.pixel * terms["pixel"] + preset.perceptual * terms["perceptual"]
     for name, bound in _bounds(preset).items():
         if preset.guard and bound < inf:
             total = total + preset.guard * losses.excess(terms[name], bound) / max(bound, 0.01)

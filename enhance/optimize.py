@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..gen import Discriminator, Generator, Sample, random_stream
+from .closed_form import foreground_method
 from .matting import Matting
 from .objective import PRESETS, Background, Networks, Preset, colour_gradient
 from .perceptual import Perceptual
@@ -23,11 +24,13 @@ Reject = Callable[[Sample, Tensor], bool]  # (sample, its alpha [1, H, W]) -> wh
 def enhance(
     samples: Iterable[Sample],
     generator: Generator,
-    discriminator: Discriminator,
+    discriminator: Discriminator | None,
     matting: Matting,
     perceptual: Perceptual,
+    trimap: Matting | None = None,
     *,
     preset: str | Preset = "default",
+    foreground: str | None = None,
     variables: str | None = None,
     steps: int | None = None,
     lr_ws: float | None = None,
@@ -42,21 +45,25 @@ def enhance(
 
     Args:
         samples: taken only when a slot is free.
-        generator, discriminator, matting, perceptual: frozen, on one device.
+        generator, discriminator, matting, perceptual: frozen, on one device. Without a discriminator there is no
+            adversarial term, and nothing is reported of it.
+        trimap: what makes the trimaps, for a `matting` that needs them (`matting.trimap_network()`). One with classes
+            (deeplab) is asked in every step, and the entropy is that of its classes; of any other a trimap is derived
+            every preset.trimap_every steps, and in every step where `trimap` is None.
         preset: a name in PRESETS, or a Preset of the caller's own.
-        variables, steps, lr_ws, lr_noise: replace the preset's where given; steps=0 keeps every original.
+        foreground, variables, steps, lr_ws, lr_noise: replace the preset's where given; steps=0 keeps every original.
         slots: portraits in one batch; it enters the last bits of a result, so keep it constant over a dataset.
         check_every: steps between two looks at which slots are done (each waits for the device).
         precision: "bf16" or "float32", of the loop alone; final image and matte are float32 always.
         background: what portraits are composited over for the adversarial loss.
         reject: portraits for which it is true leave at once with steps=0 and losses["rejected"] = 1.
     """
-    chosen = _preset(preset, variables=variables, steps=steps, lr_ws=lr_ws, lr_noise=lr_noise)
+    chosen = _preset(preset, foreground=foreground, variables=variables, steps=steps, lr_ws=lr_ws, lr_noise=lr_noise)
     if slots < 1 or check_every < 1:
         raise ValueError(f"slots and check_every must be 1 or more, got {slots} and {check_every}")
     if precision not in ("bf16", "float32"):
         raise ValueError(f'precision must be "bf16" or "float32", got {precision!r}')
-    networks = Networks(generator, discriminator, matting, perceptual)
+    networks = Networks(generator, discriminator, matting, perceptual, trimap)
     batch = Slots(slots, networks, chosen, precision=precision)
     return _enhance(samples, batch, networks, chosen, check_every=check_every, background=background, reject=reject)
 
@@ -72,6 +79,9 @@ def _preset(preset: str | Preset, **given: str | float | None) -> Preset:
         raise ValueError(f'variables must be "both", "noise" or "latent", got {chosen.variables!r}')
     if chosen.mode not in ("boundary", "all"):
         raise ValueError(f'mode must be "boundary" or "all", got {chosen.mode!r}')
+    foreground_method(chosen.foreground)  # an unknown one, or one whose package is missing, is told of now
+    if chosen.trimap_every < 1:
+        raise ValueError(f"trimap_every must be 1 or more, got {chosen.trimap_every}")
     if chosen.steps < 0 or chosen.patience < 1 or min(chosen.lr_ws, chosen.lr_noise) < 0:
         raise ValueError(
             "steps must be 0 or more, patience 1 or more, learning rates 0 or more, got "
@@ -109,7 +119,7 @@ def _enhance(
         if batch.empty():
             return
 
-        for _ in range(check_every):
+        for _ in range(min(check_every, preset.steps)):
             batch.step()
         for entry, best in batch.leave():
             done[entry.order] = finish(entry, best, networks, preset)
@@ -125,9 +135,10 @@ def _enhance(
 def random_control(
     enhanced: Iterable[Enhanced],
     generator: Generator,
-    discriminator: Discriminator,
+    discriminator: Discriminator | None,
     matting: Matting,
     perceptual: Perceptual,
+    trimap: Matting | None = None,
     *,
     preset: str | Preset = "default",
     background: Background = colour_gradient,
@@ -137,7 +148,7 @@ def random_control(
     Every row of ws and every noise map is moved in a random direction by as much as the enhancement moved it
     (same root mean square); a portrait that kept its original keeps it here.
     """
-    networks = Networks(generator, discriminator, matting, perceptual)
+    networks = Networks(generator, discriminator, matting, perceptual, trimap)
     chosen = _preset(preset)
     for order, one in enumerate(enhanced):
         entry = enter(one.sample, networks, chosen, background, order=order)

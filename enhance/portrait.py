@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..gen import Sample
-from .foreground import estimate_foreground
+from .closed_form import foreground_method
 from .losses import outside_band, perceptual_features
 from .matting import Matting
-from .objective import Background, Networks, Preset, Targets, measure, objective, within_bounds
+from .objective import Background, Networks, Preset, Targets, matte, measure, objective, within_bounds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,18 +56,20 @@ def enter(sample: Sample, networks: Networks, preset: Preset, background: Backgr
     """Everything a sample is compared with, and its terms as it came."""
     device = next(networks.generator.parameters()).device
     image = sample.image[None].to(device)
-    alpha = networks.matting(image).float().clamp(0, 1)
+    alpha, entropy = matte(image, networks)
+    alpha = alpha.clamp(0, 1)
     targets = Targets(
         image=image,
         alpha=alpha,
+        entropy=entropy,
         outside=outside_band(alpha),
-        foreground=estimate_foreground(image, alpha)[0],
+        foreground=foreground_method(preset.foreground)(image, alpha)[0],
         background=background(sample.latents, image.shape[-1])[None].to(device),
         features=tuple(perceptual_features(networks.perceptual, image, max_side=preset.perceptual_px)),
         ws=sample.ws[None].to(device),
         noise=tuple(map_[None].to(device) for map_ in sample.noise),
     )
-    before = measure(image, alpha, targets.ws, targets.noise, targets, networks, preset)
+    before = measure(image, alpha, entropy, targets.ws, targets.noise, targets, networks, preset)
     return Entry(order, sample, targets, before)
 
 
@@ -86,8 +88,8 @@ def finish(entry: Entry, best: Best, networks: Networks, preset: Preset) -> Enha
 def remade(entry: Entry, best: Best, networks: Networks, preset: Preset) -> tuple[Tensor, dict[str, Tensor]]:
     """The portrait of a step [1, 3, H, W] in [-1, 1], made again in float32, and its terms."""
     image = networks.generator.synthesis(best.ws, best.noise).float().clamp(-1, 1)
-    alpha = networks.matting(image).float().clamp(0, 1)
-    return image, measure(image, alpha, best.ws, best.noise, entry.targets, networks, preset)
+    alpha, entropy = matte(image, networks)
+    return image, measure(image, alpha.clamp(0, 1), entropy, best.ws, best.noise, entry.targets, networks, preset)
 
 
 @torch.no_grad()
@@ -112,7 +114,7 @@ def with_matte(
 ) -> Enhanced:
     """The record of an image [1, 3, H, W] in [-1, 1], with its final matte and foreground."""
     alpha = averaged_matte(networks.matting, image)
-    foreground = estimate_foreground(image, alpha)[0].clamp(-1, 1)
+    foreground = foreground_method(preset.foreground)(image, alpha)[0].clamp(-1, 1)
     finite = all(bool(value.isfinite().all()) for value in (image, alpha, foreground, *after.values()))
     return Enhanced(
         sample=entry.sample,
@@ -130,7 +132,7 @@ def with_matte(
 def _report(before: dict[str, Tensor], after: dict[str, Tensor], preset: Preset) -> dict[str, float]:
     """Terms before and after as floats; what is 0 for every original only after."""
     report = {"objective_before": objective(before, preset), "objective_after": objective(after, preset)}
-    for name in ("entropy", "outside", "adversarial"):
+    for name in [name for name in ("entropy", "outside", "adversarial") if name in before]:
         report |= {f"{name}_before": before[name], f"{name}_after": after[name]}
     report |= {name: value for name, value in after.items() if f"{name}_after" not in report}
     # JSON has no NaN; a portrait that is not finite says so in `diverged`.

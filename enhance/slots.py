@@ -10,7 +10,8 @@ from math import inf
 import torch
 from torch import Tensor
 
-from .objective import Networks, Preset, Targets, measure, objective, within_bounds
+from .matting.load import trimap_of
+from .objective import Networks, Preset, Targets, matte, measure, objective, within_bounds
 from .portrait import Best, Entry
 
 
@@ -24,6 +25,8 @@ class Slots:
         self.networks, self.preset, self.precision = networks, preset, precision
         self.entries: list[Entry | None] = [None] * size
         self.values: list[Tensor] = []  # ws and every noise map, each [S, ...]
+        self.trimaps: Tensor | None = None  # [S, 1, H, W], where they are derived from an alpha
+        self.ages = [0] * size  # steps since a slot was filled
 
     def free(self) -> int | None:
         """The first slot without a portrait."""
@@ -47,6 +50,7 @@ class Slots:
             count[slot] = 0
         self.best_total[slot] = inf
         self.active[slot], self.diverged[slot] = True, False
+        self.ages[slot] = 0
         self.entries[slot] = entry
 
     def _allocate(self, one: Targets) -> None:
@@ -71,8 +75,9 @@ class Slots:
         bf16 = self.precision == "bf16"
         with torch.enable_grad(), torch.autocast(values[0].device.type, torch.bfloat16, enabled=bf16):
             image = straight_clamp(self.networks.generator.synthesis(values[0], values[1:]).float())
-            alpha = self.networks.matting(image).float()
-            terms = measure(image, alpha, values[0], tuple(values[1:]), self.targets, self.networks, self.preset)
+            alpha, entropy = matte(image, self.networks, self._trimap(image.detach()))
+            noise = tuple(values[1:])
+            terms = measure(image, alpha, entropy, values[0], noise, self.targets, self.networks, self.preset)
             total = objective(terms, self.preset)
             gradients = torch.autograd.grad(total.sum(), [values[index] for index in self.moved])
 
@@ -92,6 +97,19 @@ class Slots:
             lr = self.preset.lr_ws if index == 0 else self.preset.lr_noise
             state = (self.values[index], gradient, self.first[index], self.second[index])
             adam_step(*state, self.count, active=self.active, lr=lr)
+
+    def _trimap(self, image: Tensor) -> Tensor | None:
+        """Trimaps derived from an alpha [S, 1, H, W], each slot's made anew at steps of its own; else None."""
+        network = self.networks.trimap
+        if network is None or network.makes_trimap:
+            return None
+        due = [age % self.preset.trimap_every == 0 for age in self.ages]
+        self.ages = [age + 1 for age in self.ages]
+        if self.trimaps is None or any(due):
+            made = trimap_of(network, image)  # of the whole batch, so that its shape never changes
+            old = made if self.trimaps is None else self.trimaps
+            self.trimaps = torch.where(_like(torch.tensor(due, device=made.device), made), made, old)
+        return self.trimaps
 
     def _keep_best(self, total: Tensor, allowed: Tensor) -> None:
         better = self.active & allowed & (total < self.best_total)

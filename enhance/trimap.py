@@ -28,6 +28,18 @@ def trimap_from_alpha(alpha: Tensor, *, width: int, low: float = 0.05, high: flo
     return (1 + near_person - near_other) / 2
 
 
+def trimap_from_logits(logits: Tensor) -> Tensor:
+    """The likeliest class of each pixel; no gradient goes through.
+
+    Args:
+        logits: [N, 3, H, W] of background, unknown, foreground.
+
+    Returns:
+        [N, 1, H, W]; 0 background, 0.5 unknown, 1 foreground.
+    """
+    return logits.detach().argmax(1, keepdim=True).float() / 2
+
+
 def dilate(mask: Tensor, *, width: int) -> Tensor:
     """Largest value within `width` pixels along rows and columns (a square window), [N, 1, H, W]."""
     size = 2 * width + 1

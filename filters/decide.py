@@ -58,7 +58,7 @@ def decide(
         "stability": scores["stability"] > max_stability,
         "agreement": scores["agreement"] > max_agreement,
         "recomposition": scores["recomposition"] > max_recomposition,
-        "realism": scores["realism"] > max_realism,
+        "realism": scores.get("realism", 0.0) > max_realism,  # without a discriminator there is no such score
         "drift": scores["drift"] > max_drift,
     }
     return Scored(enhanced, scores, next((reason for reason in passed if passed[reason]), None))

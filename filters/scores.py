@@ -22,14 +22,14 @@ FINITE = "finite"  # 1.0, or 0.0 where some score was not a number (it is then s
 
 @torch.no_grad()
 def score(
-    enhanced: Enhanced, matting: Matting, second: Matting, perceptual: Perceptual, discriminator: Discriminator
+    enhanced: Enhanced, matting: Matting, second: Matting, perceptual: Perceptual, discriminator: Discriminator | None
 ) -> dict[str, float]:
     """Every score of one portrait: always the same keys in the same order, always finite.
 
     Args:
         matting: the reference network, which the enhancement listened to.
         second: an independent one, which it did not.
-        perceptual, discriminator: as in the enhancement.
+        perceptual, discriminator: as in the enhancement; without a discriminator there is no realism.
 
     Returns:
         certainty, stability, agreement (and agreement_before, on the original portrait), recomposition, realism and
@@ -46,13 +46,16 @@ def score(
     second_direct, second_before = second(torch.cat([image, original])).float().split(1)
     variants = [mirrored.flip(-1), matte_at_scale(matting, image, 0.75), recoloured]
 
+    realism = {}
+    if discriminator is not None:
+        realism["realism"] = F.softplus(-discriminator(image, group=1).float()).flatten()
     scores = {
         "certainty": certainty(alpha),
         "stability": disagreement(direct, variants),
         "agreement": disagreement(direct, [second_direct]),
         "agreement_before": disagreement(before, [second_before]),
         "recomposition": disagreement(alpha, again),
-        "realism": F.softplus(-discriminator(image, group=1).float()).flatten(),
+        **realism,
         "drift": drift(perceptual, image, original),
         "coverage": coverage(alpha),
         "soft_share": soft_share(alpha),

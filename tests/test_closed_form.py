@@ -1,6 +1,7 @@
 """Closed-form alpha and multi-level foregrounds by pymatting, in this project's ranges and shapes."""
 
 import re
+import subprocess
 import sys
 
 import pytest
@@ -62,3 +63,11 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "pymatting", None)
     with pytest.raises(ValueError, match=re.escape("install it with `pip install 'mattesmith[pymatting]'`")):
         foreground_method("pymatting")
+
+
+def test_the_number_of_torchs_threads_stays_what_it_was() -> None:
+    pytest.importorskip("pymatting")
+    code = "import torch; torch.set_num_threads(1); from mattesmith.enhance.closed_form import pymatting as package; "
+    code += "package(); print(torch.get_num_threads())"  # in a process of its own: only the first import does it
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"

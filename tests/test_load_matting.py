@@ -106,11 +106,29 @@ def test_a_missing_trimap_is_derived_from_the_coarse_network(monkeypatch: pytest
     coarse = torch.zeros(1, 1, 100, 100)
     coarse[..., 50:] = 1
     matting = trimap_network()
-    monkeypatch.setattr(load, "load_matting", lambda name: nn.Identity() if name == "default" else None)
+    halved = Matting(nn.Identity(), load.ARCHITECTURES["unet"], name="default", card={})
+    monkeypatch.setattr(Matting, "forward", lambda self, image: image)
+    monkeypatch.setattr(load, "load_matting", lambda name: halved if name == "default" else None)
     assert matting.needs_trimap and matting.coarse_matting is None
     trimap = matting.derive_trimap(coarse)
     assert (trimap[0, 0, 0] == 0.5).nonzero().flatten().tolist() == list(range(47, 53))
     assert not trimap.requires_grad
+
+
+def test_a_network_with_classes_gives_its_likeliest_as_the_trimap() -> None:
+    """Logits are the picture's own channels; its second row is unknown, though the first class comes near."""
+    deeplab = Matting(nn.Identity(), load.ARCHITECTURES["deeplab"], name="deeplab", card={})
+    matting = trimap_network()
+    matting.coarse_matting = deeplab
+    image = torch.tensor([[3.0, 0.9, -5.0], [2.0, 1.0, -4.0], [1.0, 0.0, -3.0]]).view(1, 3, 3, 1).requires_grad_()
+    trimap = matting.derive_trimap(image)
+    assert trimap.flatten().tolist() == [0, 0.5, 1] and not trimap.requires_grad
+
+
+def test_a_coarse_network_that_needs_a_trimap_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "load_matting", lambda name: trimap_network())
+    with pytest.raises(ValueError, match="default: expected a network that trimaps can be derived from"):
+        trimap_network().trimap_network()
 
 
 def test_a_missing_coarse_network_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mattesmith.enhance import PRESETS, Enhanced, Preset, averaged_matte, colour_gradient, enhance, random_control
+from mattesmith.enhance import (
+    PRESETS,
+    Enhanced,
+    Preset,
+    averaged_matte,
+    colour_gradient,
+    enhance,
+    entropy,
+    multilevel_foreground,
+    random_control,
+)
 from mattesmith.enhance.objective import Networks
 from mattesmith.enhance.slots import adam_step
 from mattesmith.gen import Discriminator, Generator, Sample, draw_latents, draw_noise
@@ -164,6 +174,108 @@ def test_a_portrait_that_is_nan_from_the_start_is_still_accounted_for_with_finit
     assert all(torch.tensor(value).isfinite() for value in out.losses.values())
 
 
+# Trimaps
+
+
+class TinyTrimapMatting(TinyMatting):
+    """A tiny network that estimates only what a trimap leaves unknown, and notes what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Tensor] = []
+
+    def forward(self, image: Tensor, trimap: Tensor | None = None) -> Tensor:
+        trimap = torch.full_like(image[:, :1], 0.5) if trimap is None else trimap
+        self.told.append(trimap)
+        return torch.where(trimap == 0.5, super().forward(image), trimap)
+
+
+class TinyCoarse(TinyMatting):
+    """Another matte, from which trimaps are derived; counts how often."""
+
+    makes_trimap = False
+    num_asked = 0
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.num_asked += 1
+        return super().forward(4 * image)
+
+
+class TinyClasses(nn.Module):
+    """Logits of three classes, straight from the colours, through the attribute that real ones have."""
+
+    makes_trimap = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Conv2d(3, 3, 1)
+
+
+@pytest.fixture(scope="module", params=[TinyCoarse, TinyClasses])
+def trimap_networks(request: pytest.FixtureRequest, networks: Networks) -> Networks:
+    torch.manual_seed(5)
+    return networks._replace(matting=frozen(TinyTrimapMatting()), trimap=frozen(request.param()))
+
+
+def test_with_derived_trimaps_too_a_portrait_is_the_same_bits_wherever_it_is(trimap_networks: Networks) -> None:
+    """Neighbours come at other times, so that their trimaps are due at other steps of the batch."""
+    fickle = replace(FREE, patience=3, lr_ws=0.2, lr_noise=0.2, trimap_every=3)
+    alone = run(trimap_networks, [0], preset=fickle, check_every=1)[0]
+    assert alone.steps > 0
+    for order in ([0, 1, 2, 3], [1, 2, 0], [4, 5, 1, 2, 3, 6, 7, 0]):
+        assert same(alone, run(trimap_networks, order, preset=fickle, check_every=1)[order.index(0)])
+
+
+def test_a_slots_trimap_is_derived_anew_every_so_many_steps_of_its_own(networks: Networks) -> None:
+    matting, coarse = TinyTrimapMatting(), TinyCoarse()
+    both = networks._replace(matting=frozen(matting), trimap=frozen(coarse))
+    never_better = replace(FREE, steps=6, patience=6, lr_ws=0.5, trimap_every=3)
+    list(enhance([a_sample(networks, 0)], *both, preset=never_better, precision="float32", slots=1, check_every=6))
+    assert coarse.num_asked == 2
+    told = matting.told[1:7]  # the first call is the original's, the six steps follow
+    assert torch.equal(told[0], told[2]) and torch.equal(told[3], told[5]) and not torch.equal(told[2], told[3])
+
+
+def test_the_entropy_of_a_trimap_networks_classes_is_what_the_paper_charges(networks: Networks) -> None:
+    classes: Any = frozen(TinyClasses())
+    sample = a_sample(networks, 0)
+    all_of_it = networks._replace(matting=frozen(TinyTrimapMatting()), trimap=classes)
+    (out,) = enhance([sample], *all_of_it, preset="paper", steps=0)
+    log_p = classes.network(sample.image[None]).log_softmax(1)
+    expected = -(log_p.exp() * log_p).sum(1).mean().item()
+    assert out.losses["entropy_before"] == pytest.approx(expected, rel=1e-5)
+    moved = run(all_of_it, [0], preset=replace(FREE, entropy=10.0))[0]
+    assert moved.steps > 0 and moved.losses["entropy_after"] < moved.losses["entropy_before"]
+
+
+def test_the_entropy_is_alphas_where_no_network_has_classes(networks: Networks) -> None:
+    matting = frozen(TinyTrimapMatting())
+    sample = a_sample(networks, 0)
+    (out,) = enhance([sample], *networks._replace(matting=matting, trimap=frozen(TinyCoarse())), steps=0)
+    expected = entropy(matting(sample.image[None])).item()
+    assert out.losses["entropy_before"] == pytest.approx(expected, rel=1e-5)
+
+
+# Without a discriminator, other foregrounds
+
+
+def test_without_a_discriminator_there_is_no_adversarial_term(networks: Networks) -> None:
+    deaf = networks._replace(discriminator=None)
+    (out,) = run(deaf, [0])
+    assert out.steps > 0 and not [name for name in out.losses if "adversarial" in name]
+    (same_weight,) = run(networks, [0], preset=replace(FREE, adversarial=0.0))
+    assert torch.allclose(out.image, same_weight.image, atol=1e-5)
+
+
+def test_the_foreground_is_the_one_that_was_asked_for(networks: Networks) -> None:
+    pytest.importorskip("pymatting")
+    (out,) = run(networks, [0], foreground="pymatting", steps=0)
+    expected, _ = multilevel_foreground(out.image[None], out.alpha[None])
+    assert torch.equal(out.foreground, expected[0])
+    (fast,) = run(networks, [0], foreground="fast", steps=0)
+    assert not torch.equal(out.foreground, fast.foreground)
+
+
 # Keep-best, guards, presets
 
 
@@ -257,6 +369,8 @@ def test_bfloat16_is_of_the_loop_alone(networks: Networks) -> None:
         ({"steps": -1}, "steps"),
         ({"slots": 0}, "slots"),
         ({"precision": "fp8"}, "precision"),
+        ({"foreground": "slow"}, "foreground"),
+        ({"preset": replace(FREE, trimap_every=0)}, "trimap_every"),
     ],
 )
 def test_a_wrong_knob_is_named_before_any_sample_is_drawn(networks: Networks, knobs: Any, named: str) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..trimap import trimap_from_alpha
+from ..trimap import trimap_from_alpha, trimap_from_logits
 from .checkpoint import load_strictly, read_card, read_state
 from .deeplab import DeepLab
 from .dim import DIM
@@ -97,6 +97,7 @@ class Architecture:
     needs_trimap: bool
     licence: str
     source: str
+    makes_trimap: bool = False  # its output is the logits of background, unknown, foreground
 
 
 ADOBE = "trained on Adobe's matting set: non-commercial"
@@ -113,7 +114,7 @@ ARCHITECTURES = {
     "p3m": Architecture(
         P3MNet, p3m_alpha, 32, False, "code MIT; weights under the agreement of P3M-10k", "JizhiziLi/P3M"
     ),
-    "deeplab": Architecture(DeepLab, deeplab_alpha, 1, False, "none stated", "cnnlstm/StyleGAN_Matting"),
+    "deeplab": Architecture(DeepLab, deeplab_alpha, 1, False, "none stated", "cnnlstm/StyleGAN_Matting", True),
 }
 
 
@@ -135,6 +136,7 @@ class Matting(nn.Module):
         self.name = name
         self.card = card  # architecture, name, licence, source, sha256
         self.needs_trimap = architecture.needs_trimap
+        self.makes_trimap = architecture.makes_trimap
         self.coarse = coarse  # the network that a missing trimap is derived from; loaded when it is needed
         self.coarse_matting: Matting | None = None
         self.eval().requires_grad_(False)
@@ -173,13 +175,37 @@ class Matting(nn.Module):
         alpha = alpha + (alpha.clamp(0, 1) - alpha).detach()  # a plain clamp would stop the gradient outside [0, 1]
         return torch.where(trimap == 0.5, alpha, trimap)
 
-    @torch.no_grad()
     def derive_trimap(self, image: Tensor) -> Tensor:
-        """Trimap [N, 1, H, W] for images, from the coarse network's alpha."""
+        """Trimap [N, 1, H, W] for images, from the coarse network."""
+        return trimap_of(self.trimap_network().to(image.device), image)
+
+    def trimap_network(self) -> "Matting":
+        """The coarse network, loaded when it is first asked for.
+
+        Raises:
+            FileNotFoundError, ValueError: as `load_matting`, or it needs a trimap itself.
+        """
         if self.coarse_matting is None:
-            self.coarse_matting = load_matting(self.coarse).to(image.device)
-        width = max(1, round(TRIMAP_WIDTH * max(image.shape[2:])))
-        return trimap_from_alpha(self.coarse_matting(image), width=width)
+            coarse = load_matting(self.coarse)
+            if coarse.needs_trimap:
+                raise ValueError(
+                    f"{self.coarse}: expected a network that trimaps can be derived from, found one that needs a "
+                    "trimap itself; name default, deeplab:FILE or another network without a trimap"
+                )
+            self.coarse_matting = coarse
+        return self.coarse_matting
+
+
+@torch.no_grad()
+def trimap_of(network: Matting, image: Tensor) -> Tensor:
+    """What a network makes of images [N, 3, H, W] in [-1, 1] as a trimap [N, 1, H, W] in {0, 0.5, 1}.
+
+    Its likeliest classes, if it has such; else its alpha, thresholded and with a wide enough unknown region.
+    """
+    if network.makes_trimap:
+        return trimap_from_logits(network.network(image))
+    width = max(1, round(TRIMAP_WIDTH * max(image.shape[2:])))
+    return trimap_from_alpha(network(image), width=width)
 
 
 def margins(size: int, divisor: int) -> tuple[int, int]:
@@ -198,7 +224,8 @@ def load_matting(name: str, *, coarse: str = "default") -> Matting:
             "onnx:FILE" is any image -> alpha network or Robust Video Matting; "vitmatte:FOLDER" or "vitmatte:MODEL" a
             ViTMatte of the transformers library. Both may end in how pictures are normalised: "@symmetric" ([-1, 1],
             what is taken if nothing is said), "@unit" (0..1, always so for Robust Video Matting) or "@imagenet".
-        coarse: the network from which one that needs a trimap derives it where none is given.
+        coarse: the network from which one that needs a trimap derives it where none is given: from the classes of
+            "deeplab:FILE", from the alpha of any other.
 
     Raises:
         FileNotFoundError: no such file, or the embedded one has not been made yet.
