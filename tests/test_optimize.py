@@ -55,6 +55,12 @@ def frozen(network: Any) -> Any:
     return network.eval().requires_grad_(False)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The random weights of a test are its own, whatever ran before it."""
+    torch.manual_seed(5)
+
+
 @pytest.fixture(scope="module")
 def networks() -> Networks:
     torch.manual_seed(3)
