@@ -58,7 +58,7 @@ def frozen(network: Any) -> Any:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """The random weights of a test are its own, whatever ran before it."""
-    torch.manual_seed(5)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ class TinyClasses(nn.Module):
 
 @pytest.fixture(scope="module", params=[TinyCoarse, TinyClasses])
 def trimap_networks(request: pytest.FixtureRequest, networks: Networks) -> Networks:
-    torch.manual_seed(5)
+    torch.manual_seed(0)
     return networks._replace(matting=frozen(TinyTrimapMatting()), trimap=frozen(request.param()))
 
 
@@ -233,7 +233,7 @@ def test_with_derived_trimaps_too_a_portrait_is_the_same_bits_wherever_it_is(tri
 
 
 def test_a_slots_trimap_is_derived_anew_every_so_many_steps_of_its_own(networks: Networks) -> None:
-    matting, coarse = TinyTrimapMatting(), TinyCoarse()
+    matting, coarse = TinyTrimapMatting(), TinyCoarse()  # with this seed neither is all unknown
     both = networks._replace(matting=frozen(matting), trimap=frozen(coarse))
     never_better = replace(FREE, steps=6, patience=6, lr_ws=0.5, trimap_every=3)
     list(enhance([a_sample(networks, 0)], *both, preset=never_better, precision="float32", slots=1, check_every=6))
