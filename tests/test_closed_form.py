@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -12,6 +13,12 @@ from mattesmith.enhance.closed_form import closed_form_alpha, foreground_method,
 from mattesmith.enhance.foreground import estimate_foreground
 
 RED, BLUE = torch.tensor([0.8, -0.8, -0.8]).view(1, 3, 1, 1), torch.tensor([-0.8, -0.8, 0.8]).view(1, 3, 1, 1)
+
+
+def need_pymatting() -> None:
+    """Skips without the package; a bare import here would change the number of torch's threads, see the last test."""
+    if find_spec("pymatting") is None:
+        pytest.skip("pymatting is missing")
 
 
 def ramp() -> Tensor:
@@ -24,7 +31,7 @@ def blend(alpha: Tensor) -> Tensor:
 
 
 def test_colours_on_a_line_are_solved_exactly() -> None:
-    pytest.importorskip("pymatting")
+    need_pymatting()
     alpha = ramp()
     trimap = torch.where((alpha > 0) & (alpha < 1), torch.tensor(0.5), alpha)
     found = closed_form_alpha(blend(alpha).expand(2, -1, -1, -1), trimap.expand(2, -1, -1, -1))
@@ -34,7 +41,7 @@ def test_colours_on_a_line_are_solved_exactly() -> None:
 
 
 def test_both_colours_of_a_blend_are_found() -> None:
-    pytest.importorskip("pymatting")
+    need_pymatting()
     alpha = ramp()
     foreground, background = multilevel_foreground(blend(alpha), alpha)
     torch.testing.assert_close(foreground, RED.expand_as(foreground), atol=0.05, rtol=0)
@@ -47,7 +54,7 @@ def test_methods_are_named() -> None:
     assert foreground_method("fast") is estimate_foreground
     with pytest.raises(ValueError, match="unknown foreground method 'slow'; known: fast, pymatting"):
         foreground_method("slow")
-    pytest.importorskip("pymatting")
+    need_pymatting()
     assert foreground_method("pymatting") is multilevel_foreground
 
 
@@ -66,7 +73,7 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_number_of_torchs_threads_stays_what_it_was() -> None:
-    pytest.importorskip("pymatting")
+    need_pymatting()
     code = "import torch; torch.set_num_threads(1); from mattesmith.enhance.closed_form import pymatting as package; "
     code += "package(); print(torch.get_num_threads())"  # in a process of its own: only the first import does it
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

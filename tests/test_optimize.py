@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -53,12 +54,6 @@ class TinyPerceptual(nn.Module):
 
 def frozen(network: Any) -> Any:
     return network.eval().requires_grad_(False)
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    """The random weights of a test are its own, whatever ran before it."""
-    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")
@@ -197,14 +192,20 @@ class TinyTrimapMatting(TinyMatting):
 
 
 class TinyCoarse(TinyMatting):
-    """Another matte, from which trimaps are derived; counts how often."""
+    """Another matte, from which trimaps are derived."""
+
+    makes_trimap = False
+
+
+class Alternating(nn.Module):
+    """A matte that is full at every other call, and empty in between."""
 
     makes_trimap = False
     num_asked = 0
 
     def forward(self, image: Tensor) -> Tensor:
         self.num_asked += 1
-        return super().forward(4 * image)
+        return torch.full_like(image[:, :1], self.num_asked % 2)
 
 
 class TinyClasses(nn.Module):
@@ -233,13 +234,13 @@ def test_with_derived_trimaps_too_a_portrait_is_the_same_bits_wherever_it_is(tri
 
 
 def test_a_slots_trimap_is_derived_anew_every_so_many_steps_of_its_own(networks: Networks) -> None:
-    matting, coarse = TinyTrimapMatting(), TinyCoarse()  # with this seed neither is all unknown
+    """The coarse matte is full when it is first asked for, empty the second time."""
+    matting, coarse = TinyTrimapMatting(), Alternating()
     both = networks._replace(matting=frozen(matting), trimap=frozen(coarse))
-    never_better = replace(FREE, steps=6, patience=6, lr_ws=0.5, trimap_every=3)
-    list(enhance([a_sample(networks, 0)], *both, preset=never_better, precision="float32", slots=1, check_every=6))
-    assert coarse.num_asked == 2
-    told = matting.told[1:7]  # the first call is the original's, the six steps follow
-    assert torch.equal(told[0], told[2]) and torch.equal(told[3], told[5]) and not torch.equal(told[2], told[3])
+    fixed: Any = {"steps": 6, "patience": 6, "trimap_every": 3}
+    list(enhance([a_sample(networks, 0)], *both, preset=replace(FREE, **fixed), slots=1, check_every=6))
+    told = [trimap.unique().tolist() for trimap in matting.told[1:7]]  # the first call is of the original
+    assert told == [[1], [1], [1], [0], [0], [0]]
 
 
 def test_the_entropy_of_a_trimap_networks_classes_is_what_the_paper_charges(networks: Networks) -> None:
@@ -274,7 +275,8 @@ def test_without_a_discriminator_there_is_no_adversarial_term(networks: Networks
 
 
 def test_the_foreground_is_the_one_that_was_asked_for(networks: Networks) -> None:
-    pytest.importorskip("pymatting")
+    if find_spec("pymatting") is None:  # an import here would change the number of torch's threads
+        pytest.skip("pymatting is missing")
     (out,) = run(networks, [0], foreground="pymatting", steps=0)
     expected, _ = multilevel_foreground(out.image[None], out.alpha[None])
     assert torch.equal(out.foreground, expected[0])

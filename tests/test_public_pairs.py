@@ -10,6 +10,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +308,8 @@ def test_how_pictures_are_normalised_and_foregrounds_estimated_is_in_the_configu
         networks = {"matting": load_matting(made.matting)}
         return cli._config(made, n=1, shard_size=1, networks=networks)
 
-    pytest.importorskip("pymatting")
+    if find_spec("pymatting") is None:  # an import here would change the number of torch's threads
+        pytest.skip("pymatting is missing")
     base, unit, slow = config("", "fast"), config("@unit", "fast"), config("", "pymatting")
     assert base["networks"] == unit["networks"] and base["normalisations"] != unit["normalisations"]
     assert base["enhancement"] != slow["enhancement"] and "onnx2torch" in base["versions"]
