@@ -18,7 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .latents import draw_latents, draw_noise, random_stream
-from .layouts import Kind, check_file, first_of, read_state
+from .layouts import Kind, check_file, read_state
+from .messages import first_of, one_line, shown
 from .networks import Discriminator, Generator
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -92,8 +93,7 @@ def _load(source: str | Path, kind: Kind) -> Generator | Discriminator:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except (AttributeError, LookupError, ArithmeticError, RuntimeError, TypeError) as error:
-        found = " ".join(str(error).split())[:160]
-        raise ValueError(f"{path}: not a StyleGAN2 {kind} of a known structure ({found})") from error
+        raise ValueError(f"{path}: not a StyleGAN2 {kind} of a known structure ({one_line(error)})") from error
     return network
 
 
@@ -157,7 +157,7 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         fits = isinstance(value, int) if name == "group" else isinstance(value, (int, float)) and isfinite(value)
         if not (value is None and name != "mapping_lr") and not (fits and value > 0):
-            raise ValueError(f"the setting {name} is {value!r}, expected a positive number")
+            raise ValueError(f"the setting {name} is {shown(value)}, expected a positive number")
     return dict(settings)
 
 

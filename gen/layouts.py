@@ -3,16 +3,16 @@
 import argparse
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from . import nvidia, rosinality
+from .messages import first_of, one_line, printable
 from .pickles import read_pickle
+from .torch_files import check_tensors, load_torch
 
 Kind = Literal["generator", "discriminator"]
 
@@ -57,7 +57,7 @@ def read_state(path: Path, kind: Kind, notes: dict[str, Any]) -> tuple[dict[str,
     if suffix in (".pt", ".pth", ".ckpt"):
         return _read_torch(path, kind, notes), {}
     raise ValueError(
-        f"unknown kind of file {suffix or 'without a suffix'}, expected .safetensors, .pt, .pth, .ckpt or .pkl"
+        f"unknown kind of file {suffix[:20] or 'without a suffix'}, expected .safetensors, .pt, .pth, .ckpt or .pkl"
     )
 
 
@@ -67,7 +67,7 @@ def _read_safetensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[s
             text = (file.metadata() or {}).get("architecture")
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except Exception as error:  # the library raises its own types for a damaged header
-        raise ValueError(f"not a whole safetensors file ({_line(error)})") from error
+        raise ValueError(f"not a whole safetensors file ({one_line(error)})") from error
     try:
         architecture = json.loads(text or "")
         found = architecture["network"]
@@ -76,23 +76,25 @@ def _read_safetensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[s
             f"a safetensors file without a StyleGAN2 architecture in its metadata, tensors {first_of(state)}"
         ) from error
     if found != kind:
-        raise ValueError(f"holds a {found}, expected a {kind}")
+        raise ValueError(f"holds a {printable(str(found), 40)}, expected a {kind}")
     return state, {key: architecture[key] for key in ("mapping_lr", "clamp", "group") if key in architecture}
 
 
 def _read_torch(path: Path, kind: Kind, notes: dict[str, Any]) -> dict[str, Tensor]:
     """A torch file, tensors only; `argparse.Namespace`, which training scripts store, is a plain record."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            contents = torch.load(path, map_location="cpu", weights_only=True)
+        contents = load_torch(path, [argparse.Namespace])
     except Exception as error:  # a hostile file can raise anything
         if name := re.search(r"(?:GLOBAL|global|class) (\S+\.\S+)", str(error)):
-            raise ValueError(f"refused: it names {name[1].strip('`')}, which no weight file needs") from error
-        raise ValueError(f"not a whole torch file of tensors ({_line(error)})") from error
+            raise ValueError(
+                f"refused: it names {printable(name[1].strip('`'), 80)}, which no weight file needs"
+            ) from error
+        raise ValueError(f"not a whole torch file of tensors ({one_line(error)})") from error
     if not isinstance(contents, dict):
         raise ValueError(f"holds a {type(contents).__name__}, expected a dict of tensors")
     mean_w = contents.pop("latent_avg", None)  # rosinality's mean w lies beside the wrapper
     state = _unwrapped(contents, kind)
+    check_tensors(state, path)
     notes["layout"] = "rosinality" if rosinality.is_rosinality(state) else "nvidia"
     if nvidia.is_nvidia(state):
         return (nvidia.rename_generator if kind == "generator" else nvidia.rename_discriminator)(state)
@@ -120,14 +122,3 @@ def _unwrapped(contents: dict[Any, Any], kind: Kind) -> dict[str, Tensor]:
         if all(key.startswith(prefix) for key in state):
             return {key.removeprefix(prefix): value for key, value in state.items()}
     return state
-
-
-def first_of(names: Iterable[Any]) -> str:
-    """The first three names and how many follow, for an error's one line."""
-    listed = sorted(str(name)[:80] for name in names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
-
-
-def _line(error: Exception) -> str:
-    """An error's first sentence in one line."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:160]

@@ -163,7 +163,7 @@ def broken_generator_files(tmp_path: Path, generator: Generator) -> dict[str, tu
         "shape": (state | {"convs.0.activate.bias": torch.zeros(9)}, "blocks.8.up.bias must be [5], found [9]"),
         "nan": (state | {"style.1.bias": torch.full([8], torch.nan)}, "dense.0.bias is not finite"),
         "integers": (state | {"style.1.bias": torch.zeros(8, dtype=torch.long)}, "dense.0.bias is not a plain"),
-        "bomb": (state | {"style.1.weight": torch.zeros(1).expand(8, 10**12)}, "dense.0.weight is not a plain"),
+        "bomb": (state | {"style.1.weight": torch.zeros(1).expand(8, 10**12)}, "style.1.weight is not a plain"),
         "kernel": (state | {"convs.0.conv.blur.kernel": torch.ones(4, 4)}, "is not the filter [1, 3, 3, 1]"),
         "scalars": (state | {"convs.1.conv.weight": torch.zeros([])}, "expected a weight blocks.8.conv.weight"),
         "huge": (state | {"convs.49.conv.weight": torch.zeros(1, 1, 1, 3, 3)}, "no convolutions up to 4096 px"),
