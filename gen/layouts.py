@@ -20,7 +20,16 @@ WRAPPERS = {
     "generator": ("g_ema", "params_ema", "params", "state_dict", "model", "net"),
     "discriminator": ("d", "params", "state_dict", "model", "net"),
 }
+# Keys that only the network of the other kind has, under rosinality's and NVIDIA's names.
+OTHER_NETWORK = {
+    "generator": ("final_conv.0.weight", "b4.out.weight"),
+    "discriminator": ("input.input", "synthesis.b4.const"),
+}
 PREFIXES = ("generator_ema.", "generator.", "discriminator.", "module.", "_orig_mod.")
+
+
+class Absent(ValueError):
+    """A file that is whole, but holds no network of the kind that is asked for."""
 
 
 def check_file(path: Path, kind: Kind) -> None:
@@ -51,8 +60,12 @@ def read_state(path: Path, kind: Kind, notes: dict[str, Any]) -> tuple[dict[str,
     if suffix == ".safetensors":
         return _read_safetensors(path, kind)
     if suffix == ".pkl":
-        state, settings = nvidia.read_networks(read_pickle(path), kind)
-        notes["layout"] = "nvidia"
+        contents = read_pickle(path)
+        notes["layout"] = "nvidia, TensorFlow" if isinstance(contents, tuple) else "nvidia"
+        if (network := nvidia.find_network(contents, kind)) is None:
+            found = first_of(contents) if isinstance(contents, dict) else type(contents).__name__
+            raise Absent(f"expected a network {nvidia.NAMES[kind]} in the file, found {found}")
+        state, settings = nvidia.read_network(network, kind)
         return (nvidia.rename_generator if kind == "generator" else nvidia.rename_discriminator)(state), settings
     if suffix in (".pt", ".pth", ".ckpt"):
         return _read_torch(path, kind, notes), {}
@@ -64,8 +77,11 @@ def read_state(path: Path, kind: Kind, notes: dict[str, Any]) -> tuple[dict[str,
 def _read_safetensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("architecture")
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = file.metadata() or {}
+            is_pair = {"generator", "discriminator"} <= metadata.keys()
+            text, prefix = (metadata[kind], f"{kind}.") if is_pair else (metadata.get("architecture"), "")
+            keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 (not a dict)
+            state = {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
     except Exception as error:  # the library raises its own types for a damaged header
         raise ValueError(f"not a whole safetensors file ({one_line(error)})") from error
     try:
@@ -76,7 +92,7 @@ def _read_safetensors(path: Path, kind: Kind) -> tuple[dict[str, Tensor], dict[s
             f"a safetensors file without a StyleGAN2 architecture in its metadata, tensors {first_of(state)}"
         ) from error
     if found != kind:
-        raise ValueError(f"holds a {printable(str(found), 40)}, expected a {kind}")
+        raise Absent(f"holds a {printable(str(found), 40)}, expected a {kind}")
     return state, {key: architecture[key] for key in ("mapping_lr", "clamp", "group") if key in architecture}
 
 
@@ -96,6 +112,8 @@ def _read_torch(path: Path, kind: Kind, notes: dict[str, Any]) -> dict[str, Tens
     state = _unwrapped(contents, kind)
     check_tensors(state, path)
     notes["layout"] = "rosinality" if rosinality.is_rosinality(state) else "nvidia"
+    if foreign := [key for key in OTHER_NETWORK[kind] if key in state]:
+        raise Absent(f"holds no {kind}, found {foreign[0]} of the other network")
     if nvidia.is_nvidia(state):
         return (nvidia.rename_generator if kind == "generator" else nvidia.rename_discriminator)(state)
     if not rosinality.is_rosinality(state):
@@ -117,7 +135,7 @@ def _unwrapped(contents: dict[Any, Any], kind: Kind) -> dict[str, Tensor]:
     state = {str(key): value for key, value in contents.items() if isinstance(value, Tensor)}
     if not state:
         wanted = " or ".join(WRAPPERS[kind][:2])
-        raise ValueError(f"holds no {kind}: expected {wanted} or a bare state dict, found {first_of(contents)}")
+        raise Absent(f"holds no {kind}: expected {wanted} or a bare state dict, found {first_of(contents)}")
     for prefix in PREFIXES:
         if all(key.startswith(prefix) for key in state):
             return {key.removeprefix(prefix): value for key, value in state.items()}

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .messages import first_of, shown
+from .messages import shown
 from .nvidia_tensorflow import tensorflow_settings, tensorflow_state
 from .pickles import Module, TensorFlowNetwork
 
 MAX_TENSORS = 2000  # a 1024-px generator has about 200
 MAX_NAME = 200  # letters of a tensor's full name
 
+NAMES = {"generator": "G_ema", "discriminator": "D"}
 LAYERS = {"conv0": "up", "conv1": "conv", "torgb": "to_rgb"}
 INSIDE = {
     "weight": "weight",
@@ -81,24 +82,25 @@ def _without_filters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not key.endswith("resample_filter")}
 
 
-def read_networks(contents: Any, network: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """One network out of a file's contents.
+def find_network(contents: Any, network: str) -> Module | TensorFlowNetwork | None:
+    """One network of a file's contents, if it holds that network.
 
     Args:
-        contents: what `read_pickle` returned.
+        contents: what `read_pickle` returned: a dict by name, or TensorFlow's tuple (G, D, Gs).
         network: "generator" (the averaged one, G_ema or Gs) or "discriminator".
-
-    Returns:
-        The state dict with NVIDIA's names, and the settings that do not show in it: clamp, mapping_lr or group.
     """
-    if isinstance(contents, tuple) and len(contents) == 3 and isinstance(contents[2], TensorFlowNetwork):
-        chosen = contents[2 if network == "generator" else 1]
-        return tensorflow_state(chosen), tensorflow_settings(chosen, network)
-    name = "G_ema" if network == "generator" else "D"
-    module = contents.get(name) if isinstance(contents, dict) else None
-    if not isinstance(module, Module):
-        found = first_of(contents) if isinstance(contents, dict) else type(contents).__name__
-        raise ValueError(f"expected a network {name} in the file, found {found}")
+    if isinstance(contents, tuple) and len(contents) == 3:
+        found = contents[2 if network == "generator" else 1]
+    else:
+        found = contents.get(NAMES[network]) if isinstance(contents, dict) else None
+    return found if isinstance(found, (Module, TensorFlowNetwork)) else None
+
+
+def read_network(module: Module | TensorFlowNetwork, network: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict with NVIDIA's names, and the settings that do not show in it: clamp, mapping_lr or group."""
+    if isinstance(module, TensorFlowNetwork):
+        return tensorflow_state(module), tensorflow_settings(module, network)
+    name = NAMES[network]
     modules: dict[str, Module] = {}
     state: dict[str, Tensor] = {}
     _collect(module, "", modules, state)

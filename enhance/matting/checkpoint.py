@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -148,22 +149,23 @@ def load_strictly(network: nn.Module, state: dict[str, Tensor], *, file: Path) -
     network.load_state_dict(filled)
 
 
-def save_network(file: Path, network: nn.Module, card: dict[str, Any]) -> None:
-    """Write a network as half-precision safetensors, and its card with the file's sha256 beside it.
+def save_network(file: Path, network: nn.Module, card: dict[str, Any], *, dtype: torch.dtype = torch.float16) -> None:
+    """Write a network as safetensors, and its card with the file's sha256 beside it.
 
-    A tensor that half precision cannot hold stays in float32; a shared tensor is stored once. Both files appear
-    whole or not at all.
+    A tensor that `dtype` cannot hold stays in float32; a shared tensor is stored once. Both files appear whole or not
+    at all.
 
     Args:
         file: NAME.safetensors; the card goes to NAME.json.
         card: architecture ("modnet", "unet"), name, licence, source, and whatever else is worth knowing.
+        dtype: of the tensors; float32 keeps them as they are.
     """
     canonical = canonical_keys(network)
     tensors = {}
     for key, value in network.state_dict().items():
         if canonical[key] == key and not key.endswith("num_batches_tracked"):
-            half = value.detach().cpu().half()
-            tensors[key] = (half if half.isfinite().all() else value.detach().cpu().float()).contiguous()
+            stored = value.detach().cpu().to(dtype)
+            tensors[key] = (stored if stored.isfinite().all() else value.detach().cpu().float()).contiguous()
     blob = safetensors.torch.save(tensors)
     write_whole(file, blob)
     text = json.dumps(card | {"sha256": hashlib.sha256(blob).hexdigest()}, indent=2, ensure_ascii=False) + "\n"
