@@ -2,7 +2,7 @@
 
 from .checkpoints import load_discriminator, load_generator, save_network
 from .fetch import fetch, sum_of
-from .known import GENERATOR_FILES, KnownFile, file_of
+from .known import GENERATOR_FILES, KnownFile, embedded_file, file_of
 from .latents import Latents, draw_latents, draw_noise, random_stream
 from .layouts import Absent
 from .networks import Discriminator, Generator, grow_from
@@ -18,6 +18,7 @@ __all__ = [
     "Sample",
     "draw_latents",
     "draw_noise",
+    "embedded_file",
     "fetch",
     "file_of",
     "grow_from",

@@ -4,8 +4,10 @@ Facts only; no file is in the repository, and none is fetched unasked. An addres
 authors' own and the file behind it has a known sum.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 NVIDIA_LICENCE = "non-commercial (NVIDIA Source Code License); trained on FFHQ, CC BY-NC-SA 4.0"
 
@@ -43,7 +45,6 @@ GENERATOR_FILES = (
         use="--generator FILE",
         licence=NVIDIA_LICENCE,
         where="github.com/NVlabs/stylegan2-ada-pytorch, folder pretrained of its data repository",
-        about="380 MB",
     ),
     KnownFile(
         name="ffhq-nvidia-smaller",
@@ -82,6 +83,20 @@ GENERATOR_FILES = (
         sha256="d0d7c5e71531c816b8cf01037393ee4fb65ed09dcb6434cc0197771e3051199b",
     ),
 )
+
+
+def embedded_file(weights: Path, *, name: str, use: str) -> KnownFile:
+    """One of the files that lie in the repository, as its card describes it."""
+    card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    return KnownFile(
+        name=name,
+        file=weights.name,
+        use=use,
+        licence=card["licence"],
+        where="embedded: it came with this program",
+        size=weights.stat().st_size,
+        sha256=card["sha256"],
+    )
 
 
 def file_of(files: Iterable[KnownFile], sha256: str) -> KnownFile | None:

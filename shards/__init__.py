@@ -1,11 +1,11 @@
 """Kept portraits as WebDataset shards: planned, encoded, published, verified and described."""
 
-from .encode import CODECS, Record, encode, member_names
+from .encode import CODECS, Record, encode, gray_from_alpha, member_names, rgb_from_image
 from .manifest import config_hash, finish, library_versions, mattesmith_version, open_dataset, read_config, read_shards
 from .members import Problem, samples_of
 from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
 from .report import report
-from .sheet import contact_sheet
+from .sheet import contact_sheet, matte_tile, save_sheet
 from .stats import Statistics, read_statistics, tables
 from .verify import verify
 from .writer import publish_text, write_shard
@@ -22,8 +22,10 @@ __all__ = [
     "encode",
     "fill_shard",
     "finish",
+    "gray_from_alpha",
     "key_of",
     "library_versions",
+    "matte_tile",
     "mattesmith_version",
     "member_names",
     "open_dataset",
@@ -33,7 +35,9 @@ __all__ = [
     "read_shards",
     "read_statistics",
     "report",
+    "rgb_from_image",
     "samples_of",
+    "save_sheet",
     "tables",
     "verify",
     "write_shard",

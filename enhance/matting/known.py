@@ -1,6 +1,10 @@
 """Public files of matting networks; licences are those of `load.ARCHITECTURES`."""
 
-from ...gen.known import KnownFile
+from pathlib import Path
+
+from ...gen.fetch import sum_of
+from ...gen.known import KnownFile, file_of
+from .checkpoint import read_card
 from .load import ARCHITECTURES
 
 TRIMAP = "a trimap; without one it is derived from the default network's alpha"
@@ -76,3 +80,20 @@ MATTING_FILES = (
         needs=f"the extra vitmatte, and {TRIMAP}",
     ),
 )
+
+
+def matting_name(file: str) -> str | None:
+    """How `load_matting` names a file: as it is named already, by its sum, or by our card beside it.
+
+    Returns:
+        "modnet:FILE" and the like; None for a file that nothing tells to be a matting network.
+    """
+    kind, _, path = file.partition(":")
+    if path and kind in (*ARCHITECTURES, "onnx", "vitmatte"):
+        return file
+    if not Path(file).is_file():
+        return None
+    if known := file_of(MATTING_FILES, sum_of(Path(file))):
+        return known.use.removeprefix("--matting ").replace("FILE", file)
+    architecture = read_card(Path(file)).get("architecture")
+    return f"{architecture}:{file}" if isinstance(architecture, str) and architecture in ARCHITECTURES else None
