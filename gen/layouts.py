@@ -40,7 +40,11 @@ def check_file(path: Path, kind: Kind) -> None:
         )
     if not path.is_file():
         raise ValueError(f"{path}: a folder or device, expected a file with a StyleGAN2 {kind}")
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except PermissionError as error:
+        raise PermissionError(f"{path}: may not be read (permission denied), expected a StyleGAN2 {kind}") from error
+    with file:
         head = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         raise ValueError(f"{path}: an empty file, expected a StyleGAN2 {kind}")

@@ -47,7 +47,11 @@ def read_state(file: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{file}: no such checkpoint file")
     if not file.is_file():
         raise ValueError(f"{file}: expected a checkpoint file, found a directory; name the file inside it")
-    with file.open("rb") as stream:
+    try:
+        stream = file.open("rb")
+    except PermissionError as error:
+        raise PermissionError(f"{file}: may not be read (permission denied), expected a checkpoint") from error
+    with stream:
         head = stream.read(512)
     if not head:
         raise ValueError(f"{file}: expected a checkpoint, found an empty file; download it again")
