@@ -4,7 +4,7 @@ The vocabulary of `stack_machine`: a dozen words, each a harmless stand-in defin
 (PyTorch files) or `TensorFlowNetwork`, tensors as tensors, NumPy arrays as `Array`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -136,7 +136,7 @@ def _vocabulary(limits: Limits) -> Mapping[tuple[str, str], Word]:
     def tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
         return _tensor(storage, offset, _lengths(size), _lengths(stride), limits)
 
-    named = {
+    named: dict[str, Callable[..., Any]] = {
         "torch_utils.persistence _reconstruct_persistent_obj": Module,
         "dnnlib.tflib.network Network": TensorFlowNetwork,
         "dnnlib.util EasyDict": _dict,
@@ -161,10 +161,11 @@ def _tensor(storage: Any, offset: Any, size: tuple[int, ...], stride: tuple[int,
     """A view into a storage, copied."""
     if not isinstance(storage, Tensor) or type(offset) is not int or len(size) != len(stride):
         raise ValueError("tensor without storage, offset or strides")
+    numel: int = prod(map(int, size))
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if offset < 0 or (prod(size) and last >= storage.numel()) or prod(size) > storage.numel():
+    if offset < 0 or (numel and last >= storage.numel()) or numel > storage.numel():
         raise ValueError("tensor larger than its storage")
-    limits.spend(prod(size) * storage.element_size())
+    limits.spend(numel * storage.element_size())
     return storage.as_strided(size, stride, offset).clone()
 
 

@@ -207,13 +207,12 @@ class Machine:
 
 def add(name: str, items: list[Any], target: Any) -> None:
     """Items into a list, a dict or a set."""
-    if isinstance(target, dict if name == "SETITEMS" else list if name == "APPENDS" else set):
-        if name == "SETITEMS":
-            put(target, items)
-        elif name == "APPENDS":
-            target.extend(items)
-        else:
-            target.update(map(checked_key, items))
+    if name == "SETITEMS" and isinstance(target, dict):
+        put(target, items)
+    elif name == "APPENDS" and isinstance(target, list):
+        target.extend(items)
+    elif name == "ADDITEMS" and isinstance(target, set):
+        target.update(map(checked_key, items))
     elif type(target) is not Inert:
         raise ValueError(f"refused: it adds items to {shown(target)}")
 

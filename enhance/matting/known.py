@@ -10,10 +10,20 @@ from .load import ARCHITECTURES
 TRIMAP = "a trimap; without one it is derived from the default network's alpha"
 
 
-def _file(kind: str, **facts: str) -> KnownFile:
-    """A file of one of our own architectures; `facts` as in KnownFile."""
+def _file(
+    kind: str, *, file: str, where: str, name: str | None = None, needs: str = "nothing else", about: str = "",
+    sha256: str | None = None,
+) -> KnownFile:  # fmt: skip
+    """A file of one of our own architectures."""
     return KnownFile(
-        **({"name": kind, "use": f"--matting {kind}:FILE", "licence": ARCHITECTURES[kind].licence} | facts)
+        name=name or kind,
+        file=file,
+        use=f"--matting {kind}:FILE",
+        licence=ARCHITECTURES[kind].licence,
+        where=where,
+        needs=needs,
+        about=about,
+        sha256=sha256,
     )
 
 
