@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from mattesmith import enhance as enhancing
@@ -442,6 +444,189 @@ def _report_problems(problems: list[shards.Problem]) -> None:
         click.echo(f"problem: {problem}", err=True)
     if problems:
         _fail(f"{len(problems)} problems found", 1)
+
+
+# models
+
+
+@cli.group()
+def models() -> None:
+    """Weight files of generators and matting networks: which are known, fetching, converting and checking them."""
+
+
+@models.command("list")
+def list_models() -> None:
+    """Every known file: name, size, sum, licence, what it needs, and how the command line names it."""
+    for each in _known_files():
+        size = f"{each.size:,} bytes" if each.size is not None else each.about or "size not known"
+        click.echo(f"{each.name}\n  file     {each.file} ({size})\n  sha256   {each.sha256 or 'not known'}")
+        click.echo(f"  licence  {each.licence}\n  needs    {each.needs}\n  use      {each.use}")
+        how = f"python cli.py models fetch {each.name}" if each.url else each.where
+        click.echo(f"  get it   {how}\n")
+
+
+def _known_files() -> list[gen.KnownFile]:
+    """The embedded files that are there, and the public ones."""
+    embedded = {
+        "default (generator)": (Path(gen.__file__).parent / "weights" / "generator.safetensors", "--generator default"),
+        "default (matting)": (Path(enhancing.__file__).parent / "weights" / "matting.safetensors", "--matting default"),
+        "second": (Path(enhancing.__file__).parent / "weights" / "second.safetensors", "--matting second"),
+    }
+    there = [gen.embedded_file(file, name=name, use=use) for name, (file, use) in embedded.items() if file.exists()]
+    return [*there, *gen.GENERATOR_FILES, *enhancing.MATTING_FILES]
+
+
+@models.command()
+@click.argument("name")
+@click.option("--url", help="A mirror's https address of the same file; its sum is checked all the same.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path(), help="Folder [default: .]."
+)
+def fetch(name: str, url: str | None, out: Path) -> None:
+    """Download a known file; run again, it goes on where it stopped."""
+    files = {each.name: each for each in (*gen.GENERATOR_FILES, *enhancing.MATTING_FILES)}
+    if name not in files:
+        raise click.ClickException(f"unknown file {name!r}; known: {', '.join(files)}")
+    wanted = files[name]
+    if wanted.sha256 is None:
+        raise click.ClickException(
+            f"{name}: its sum is not known here, so what comes could not be checked; get {wanted.file} yourself: "
+            f"{wanted.where}"
+        )
+    if url is None and wanted.url is None:
+        raise click.ClickException(
+            f"{name}: no lasting address of it is known; name a mirror with --url (its sum is checked), or get it "
+            f"yourself: {wanted.where}"
+        )
+    target = out / wanted.file
+    with tqdm(total=wanted.size, unit="B", unit_scale=True, desc=wanted.file) as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        gen.fetch(url or wanted.url or "", target, sha256=wanted.sha256, size=wanted.size, progress=progress)
+    click.echo(f"{target}: its sum is right. Licence: {wanted.licence}. Use: {wanted.use.replace('FILE', str(target))}")
+
+
+@models.command()
+@click.argument("file")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="NAME.safetensors [default: beside the file]."
+)
+def convert(file: str, out: Path | None) -> None:
+    """Rewrite a checkpoint as safetensors (float32, nothing is lost) with a JSON card.
+
+    FILE is a StyleGAN2 file, whose discriminator comes along, or a matting network named as for --matting, for
+    instance modnet:FILE.
+    """
+    name = enhancing.matting_name(file)
+    kind, _, path = (name or f":{file}").partition(":")
+    if kind in ("onnx", "vitmatte"):
+        raise click.ClickException(f"{file}: {kind} files are used as they are, there is nothing to convert")
+    source = Path(path).expanduser()
+    out = out or source.with_suffix(".safetensors")
+    if out.suffix != ".safetensors" or out.exists() or out.with_suffix(".json").exists():
+        raise click.ClickException(f"--out {out}: expected a new name that ends in .safetensors")
+    matting = enhancing.load_matting(name) if name else None
+    network = matting or gen.load_generator(source)
+    card = {key: value for key, value in network.card.items() if key != "sha256"}
+    card |= {"converted_from": source.name, "source_sha256": network.card["sha256"], "precision": "float32"}
+    if matting is not None:
+        enhancing.save_network(out, matting.network, card, dtype=torch.float32)
+        click.echo(f"{out}: use it as --matting {kind}:{out}")
+    elif isinstance(network, gen.Generator):
+        discriminator = _discriminator(source)
+        card |= {"architecture": network.architecture}
+        gen.save_network(out, network, card, discriminator=discriminator, dtype=torch.float32)
+        click.echo(f"{out}: generator{' and discriminator' if discriminator else ''}, use it as --generator {out}")
+
+
+def _discriminator(source: str | Path) -> gen.Discriminator | None:
+    """The discriminator in a generator's file, if there is one."""
+    try:
+        return gen.load_discriminator(source)
+    except gen.Absent:
+        return None
+
+
+@models.command()
+@click.argument("file")
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="PNG [default: NAME-check.png].")
+@click.option(
+    "--photo", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="For a matting network: what to matte [default: portraits of the embedded generator].",
+)  # fmt: skip
+def check(file: str, picture: Path | None, photo: Path | None) -> None:
+    """Say what a checkpoint is and whether it loads, and write a picture of what it does.
+
+    FILE is a StyleGAN2 file, or a matting network named as for --matting, for instance modnet:FILE.
+    """
+    start = time.perf_counter()
+    if name := enhancing.matting_name(file):
+        matting = enhancing.load_matting(name)
+        facts = {"what": f"matting network {matting.card['architecture']}"} | _facts(matting)
+        facts["trimap"] = "wanted; derived where there is none" if matting.needs_trimap else "not needed"
+        tiles, columns = _mattes(matting, photo), 1
+    else:
+        generator = gen.load_generator(file)
+        facts = {"what": f"StyleGAN2 generator, {generator.card.get('layout', 'mattesmith')} layout"}
+        facts |= _facts(generator) | {key: str(value) for key, value in generator.architecture.items()}
+        facts["discriminator"] = "there, loads" if _discriminator(file) else "none in the file"
+        num_portraits = 8 if generator.resolution <= 256 else 4
+        latents = (gen.draw_latents(0, 0, index, z_dim=generator.z_dim) for index in range(num_portraits))
+        with torch.no_grad():
+            tiles = [shards.rgb_from_image(one.image) for one in gen.sample(generator, latents, batch=1)]
+        columns = 4
+    picture = picture or Path(f"{Path(file.rpartition(':')[2]).stem}-check.png")
+    shards.save_sheet(picture, tiles, num_columns=columns, max_side_px=512)
+    for key, value in facts.items():
+        click.echo(f"{key + ':':20s}{value}")
+    click.echo(f"{'picture:':20s}{picture} (in {time.perf_counter() - start:.1f} s)")
+
+
+def _facts(network: gen.Generator | enhancing.Matting) -> dict[str, str]:
+    """What a network's card and its file's sum tell."""
+    card = network.card
+    known = gen.file_of(_known_files(), card["sha256"])
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return {
+        "name": str(card["name"]),
+        "sha256": card["sha256"],
+        "known file": f"yes: {known.name}" if known else "no",
+        "licence": str(card["licence"]),
+        "source": str(card.get("source", "unknown")),
+        "parameters": f"{parameters:,}",
+    }
+
+
+def _mattes(matting: enhancing.Matting, photo: Path | None) -> list[np.ndarray]:
+    """Tiles of a photo, or of four portraits of the embedded generator, with their mattes."""
+    if photo is not None:
+        images = [_read_photo(photo)]
+    else:
+        generator = gen.load_generator()
+        latents = [gen.draw_latents(0, 0, index, z_dim=generator.z_dim) for index in range(4)]
+        images = [one.image for one in gen.sample(generator, latents, batch=1)]
+    tiles = []
+    for image in images:
+        with torch.no_grad():
+            alpha = matting(image[None])
+        foreground, _ = enhancing.estimate_foreground(image[None], alpha)
+        pixels = shards.rgb_from_image(image), shards.gray_from_alpha(alpha[0]), shards.rgb_from_image(foreground[0])
+        tiles.append(shards.matte_tile(*pixels))
+    return tiles
+
+
+def _read_photo(path: Path) -> torch.Tensor:
+    """A picture upright, its longer side at most 1024 px: [3, H, W] in [-1, 1]."""
+    try:
+        with Image.open(path) as opened:
+            rgb = ImageOps.exif_transpose(opened).convert("RGB")
+    except (Image.DecompressionBombError, OSError, SyntaxError) as error:
+        raise click.ClickException(f"--photo {path}: not a picture that can be read ({error})") from error
+    rgb.thumbnail((1024, 1024), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1) / 127.5 - 1
 
 
 # studio

@@ -17,7 +17,7 @@ from .losses import (
     softness,
     trimap_entropy,
 )
-from .matting import Matting, load_matting
+from .matting import MATTING_FILES, Matting, load_matting, matting_name, save_network
 from .objective import PRESETS, Preset, colour_gradient
 from .optimize import enhance, random_control
 from .perceptual import Perceptual, load_perceptual
@@ -26,6 +26,7 @@ from .trimap import trimap_from_alpha
 
 __all__ = [
     "FOREGROUNDS",
+    "MATTING_FILES",
     "PRESETS",
     "Enhanced",
     "Matting",
@@ -45,6 +46,7 @@ __all__ = [
     "latent_drift",
     "load_matting",
     "load_perceptual",
+    "matting_name",
     "multilevel_foreground",
     "noise_drift",
     "outside_band",
@@ -52,6 +54,7 @@ __all__ = [
     "perceptual_features",
     "pixel",
     "random_control",
+    "save_network",
     "softness",
     "trimap_entropy",
     "trimap_from_alpha",

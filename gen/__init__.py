@@ -1,21 +1,31 @@
 """Portraits from a frozen StyleGAN2: latents, networks, checkpoints, sampling."""
 
 from .checkpoints import load_discriminator, load_generator, save_network
+from .fetch import fetch, sum_of
+from .known import GENERATOR_FILES, KnownFile, embedded_file, file_of
 from .latents import Latents, draw_latents, draw_noise, random_stream
+from .layouts import Absent
 from .networks import Discriminator, Generator, grow_from
 from .sampler import Sample, sample
 
 __all__ = [
+    "GENERATOR_FILES",
+    "Absent",
     "Discriminator",
     "Generator",
+    "KnownFile",
     "Latents",
     "Sample",
     "draw_latents",
     "draw_noise",
+    "embedded_file",
+    "fetch",
+    "file_of",
     "grow_from",
     "load_discriminator",
     "load_generator",
     "random_stream",
     "sample",
     "save_network",
+    "sum_of",
 ]

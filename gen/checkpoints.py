@@ -17,20 +17,16 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from .known import GENERATOR_FILES
 from .latents import draw_latents, draw_noise, random_stream
-from .layouts import Kind, check_file, first_of, read_state
+from .layouts import Absent, Kind, check_file, read_state
+from .messages import first_of, one_line, shown
 from .networks import Discriminator, Generator
 
 WEIGHTS = Path(__file__).parent / "weights"
 MAX_RESOLUTION = 4096
 MEAN_W_SAMPLES = 4096
-NVIDIA_LICENCE = "non-commercial (NVIDIA Source Code License); trained on FFHQ, CC BY-NC-SA 4.0"
-KNOWN_FILES = {
-    "646c7e7c5e3fc4cf8e83dcfe5dce505cc74b61d8982c09563932aa15c4baf18c": "stylegan2-ffhq-config-f (converted, g_ema)",
-    "d0d7c5e71531c816b8cf01037393ee4fb65ed09dcb6434cc0197771e3051199b": "stylegan2-ffhq-config-f (converted)",
-    "bae494ef77e32a9cd1792a81a3c167692a0e64f6bcd8b06592ff42917e2ed46e": "stylegan2-ffhq-config-f (converted, with d)",
-    "adf127ea7bb8a7788c8bdeda3c9937f7310b669b09ecf799ca53a631ff46948d": "stylegan2-ffhq-config-f (NVIDIA, TensorFlow)",
-}
+KNOWN_FILES = {each.sha256: each for each in GENERATOR_FILES if each.sha256}
 
 
 def load_generator(source: str | Path = "default") -> Generator:
@@ -54,22 +50,43 @@ def load_discriminator(source: str | Path = "default") -> Discriminator:
     return network
 
 
-def save_network(path: Path, network: Generator | Discriminator, card: Mapping[str, Any]) -> None:
-    """Writes `path` (.safetensors, half precision, architecture in its metadata) and its JSON card beside it.
+def save_network(
+    path: Path,
+    network: Generator | Discriminator,
+    card: Mapping[str, Any],
+    *,
+    discriminator: Discriminator | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Writes `path` (.safetensors, architecture in its metadata) and its JSON card beside it.
 
     The same weights give the same bytes. Both files appear under their names only when complete.
 
     Args:
         card: at least name, licence and source; the file's sha256 is added.
+        discriminator: a second network for the same file, which then holds both; `network` is a generator.
+        dtype: of the tensors; float32 keeps them as they are.
     """
     if missing := {"name", "licence", "source"} - card.keys():
         raise ValueError(f"the card of {path} needs {sorted(missing)}")
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a network is saved as .safetensors")
-    state = {key: value.detach().cpu().to(torch.float16).contiguous() for key, value in network.state_dict().items()}
+    parts: dict[str, Generator | Discriminator] = {"": network}
+    if discriminator is not None:
+        parts = {"generator.": network, "discriminator.": discriminator}
+    state = {
+        prefix + key: value.detach().cpu().to(dtype).contiguous()
+        for prefix, part in parts.items()
+        for key, value in part.state_dict().items()
+    }
     if broken := [key for key, value in state.items() if not value.isfinite().all()]:
-        raise ValueError(f"{path}: not saved, {first_of(broken)} is not finite in half precision")
-    content = save(state, metadata={"architecture": json.dumps(network.architecture, sort_keys=True)})
+        precision = "half precision" if dtype == torch.float16 else str(dtype)
+        raise ValueError(f"{path}: not saved, {first_of(broken)} is not finite in {precision}")
+    described = {
+        prefix.rstrip(".") or "architecture": json.dumps(part.architecture, sort_keys=True)
+        for prefix, part in parts.items()
+    }
+    content = save(state, metadata=described)
     text = json.dumps({**card, "sha256": hashlib.sha256(content).hexdigest()}, indent=2, sort_keys=True) + "\n"
     for target, written in ((path, content), (path.with_suffix(".json"), text.encode())):
         partial = target.with_name(target.name + ".partial")
@@ -89,11 +106,12 @@ def _load(source: str | Path, kind: Kind) -> Generator | Discriminator:
         state, settings = read_state(path, kind, notes)
         network = _build(kind, state, settings, notes)
         network.card = _card(path) | notes
+    except Absent as error:
+        raise Absent(f"{path}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except (AttributeError, LookupError, ArithmeticError, RuntimeError, TypeError) as error:
-        found = " ".join(str(error).split())[:160]
-        raise ValueError(f"{path}: not a StyleGAN2 {kind} of a known structure ({found})") from error
+        raise ValueError(f"{path}: not a StyleGAN2 {kind} of a known structure ({one_line(error)})") from error
     return network
 
 
@@ -157,7 +175,7 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         fits = isinstance(value, int) if name == "group" else isinstance(value, (int, float)) and isfinite(value)
         if not (value is None and name != "mapping_lr") and not (fits and value > 0):
-            raise ValueError(f"the setting {name} is {value!r}, expected a positive number")
+            raise ValueError(f"the setting {name} is {shown(value)}, expected a positive number")
     return dict(settings)
 
 
@@ -197,5 +215,6 @@ def _card(path: Path) -> dict[str, Any]:
             raise ValueError(f"its card {beside.name} belongs to another file (sha256 differs)")
         return card
     known = KNOWN_FILES.get(sha256)
-    licence = NVIDIA_LICENCE if known else "unknown; ask where the file came from"
-    return {"name": known or path.name, "licence": licence, "source": path.name, "sha256": sha256}
+    licence = known.licence if known else "unknown; ask where the file came from"
+    name = known.name if known else path.name
+    return {"name": name, "licence": licence, "source": path.name, "sha256": sha256}

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .messages import shown
 from .nvidia_tensorflow import tensorflow_settings, tensorflow_state
 from .pickles import Module, TensorFlowNetwork
 
 MAX_TENSORS = 2000  # a 1024-px generator has about 200
+MAX_NAME = 200  # letters of a tensor's full name
 
+NAMES = {"generator": "G_ema", "discriminator": "D"}
 LAYERS = {"conv0": "up", "conv1": "conv", "torgb": "to_rgb"}
 INSIDE = {
     "weight": "weight",
@@ -79,56 +82,67 @@ def _without_filters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not key.endswith("resample_filter")}
 
 
-def read_networks(contents: Any, network: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """One network out of a file's contents.
+def find_network(contents: Any, network: str) -> Module | TensorFlowNetwork | None:
+    """One network of a file's contents, if it holds that network.
 
     Args:
-        contents: what `read_pickle` returned.
+        contents: what `read_pickle` returned: a dict by name, or TensorFlow's tuple (G, D, Gs).
         network: "generator" (the averaged one, G_ema or Gs) or "discriminator".
-
-    Returns:
-        The state dict with NVIDIA's names, and the settings that do not show in it: clamp, mapping_lr or group.
     """
-    if isinstance(contents, tuple) and len(contents) == 3 and isinstance(contents[2], TensorFlowNetwork):
-        chosen = contents[2 if network == "generator" else 1]
-        return tensorflow_state(chosen), tensorflow_settings(chosen, network)
-    name = "G_ema" if network == "generator" else "D"
-    module = contents.get(name) if isinstance(contents, dict) else None
-    if not isinstance(module, Module):
-        found = sorted(map(str, contents)) if isinstance(contents, dict) else type(contents).__name__
-        raise ValueError(f"expected a network {name} in the file, found {found}")
+    if isinstance(contents, tuple) and len(contents) == 3:
+        found = contents[2 if network == "generator" else 1]
+    else:
+        found = contents.get(NAMES[network]) if isinstance(contents, dict) else None
+    return found if isinstance(found, (Module, TensorFlowNetwork)) else None
+
+
+def read_network(module: Module | TensorFlowNetwork, network: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict with NVIDIA's names, and the settings that do not show in it: clamp, mapping_lr or group."""
+    if isinstance(module, TensorFlowNetwork):
+        return tensorflow_state(module), tensorflow_settings(module, network)
+    name = NAMES[network]
     modules: dict[str, Module] = {}
     state: dict[str, Tensor] = {}
     _collect(module, "", modules, state)
     if int(module.state.get("c_dim") or 0):
-        raise ValueError(f"{name} takes class labels (c_dim {module.state['c_dim']}); only unconditional networks load")
+        raise ValueError(
+            f"{name} takes class labels (c_dim {shown(module.state['c_dim'])}); only unconditional networks load"
+        )
     return state, _settings(modules, network)
 
 
 def _collect(module: Module, prefix: str, modules: dict[str, Module], state: dict[str, Tensor]) -> None:
     """Fills `modules` and `state` with everything below `module`, under the names a state dict would give."""
-    if prefix.count(".") > 6 or len(state) > MAX_TENSORS or len(modules) > MAX_TENSORS:
+    tensors = {
+        name: value
+        for group in ("_parameters", "_buffers")
+        for name, value in (module.state.get(group) or {}).items()
+        if isinstance(value, Tensor)
+    }
+    children = module.state.get("_modules") or {}
+    longest = max((len(name) for name in [*tensors, *children]), default=0)
+    if prefix.count(".") > 6 or len(prefix) + longest > MAX_NAME or len(state) + len(tensors) > MAX_TENSORS:
+        raise ValueError("the network in the file is nested too deeply or too large")
+    if len(modules) + len(children) > MAX_TENSORS:
         raise ValueError("the network in the file is nested too deeply or too large")
     modules[prefix] = module
-    for group in ("_parameters", "_buffers"):
-        tensors = module.state.get(group) or {}
-        state.update({prefix + name: value for name, value in tensors.items() if isinstance(value, Tensor)})
-    for name, child in (module.state.get("_modules") or {}).items():
+    state.update({prefix + name: value for name, value in tensors.items()})
+    for name, child in children.items():
         if isinstance(child, Module):
             _collect(child, f"{prefix}{name}.", modules, state)
 
 
 def _settings(modules: Mapping[str, Module], network: str) -> dict[str, Any]:
     """What the state dict does not tell, read from the layers themselves; refuses what networks.py cannot compute."""
-    clamps = {module.state["conv_clamp"] for module in modules.values() if _is_clamped(module)}
+    clamps = {_number(module.state["conv_clamp"]) for module in modules.values() if _is_clamped(module)}
     if len(clamps) > 1:
         raise ValueError(f"layers differ in conv_clamp: {sorted(map(str, clamps))}")
-    settings: dict[str, Any] = {"clamp": _number(next(iter(clamps), None))}
+    settings: dict[str, Any] = {"clamp": next(iter(clamps), None)}
     for name, module in modules.items():
         architecture = module.state.get("architecture")
         expected = "skip" if network == "generator" else "resnet"
         if architecture not in (None, expected):
-            raise ValueError(f"{name} has the architecture {architecture!r}, expected {expected!r}")
+            raise ValueError(f"{name} has the architecture {shown(architecture)}, expected {expected!r}")
     if network == "generator":
         first = modules.get("mapping.fc0.")
         settings["mapping_lr"] = _number(first.state.get("bias_gain", 0.01)) if first else 0.01
@@ -149,4 +163,4 @@ def _is_clamped(module: Module) -> bool:
 def _number(value: Any) -> float | None:
     if value is None or isinstance(value, (int, float)):
         return None if value is None else float(value)
-    raise ValueError(f"a setting of the network is {value!r}, expected a number")
+    raise ValueError(f"a setting of the network is {shown(value)}, expected a number")

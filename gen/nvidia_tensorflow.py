@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .messages import shown
 from .pickles import Array, TensorFlowNetwork
 
 
@@ -63,11 +64,11 @@ TENSORFLOW: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [
 def tensorflow_state(network: TensorFlowNetwork) -> dict[str, Tensor]:
     """A network's variables under PyTorch names; a name that is not known stays as it is, `lod` is dropped."""
     state = {}
+    used: set[int] = set()
     for name, value in _variables(network):
         if name == "lod":
             continue
-        number = value.value if isinstance(value, Array) else np.asarray(value, np.float32)
-        tensor = torch.from_numpy(np.array(number))
+        tensor = torch.from_numpy(_copied(value, used))
         if match := re.fullmatch(r"synthesis/noise(\d+)", name):
             index = int(match[1])
             side = 2 ** min((index + 5) // 2, 20)
@@ -81,19 +82,31 @@ def tensorflow_state(network: TensorFlowNetwork) -> dict[str, Tensor]:
     return state
 
 
+def _copied(value: Any, used: set[int]) -> np.ndarray[Any, Any]:
+    """The numbers of one variable; an array twice in a file would be copied without end."""
+    if isinstance(value, Array):
+        if id(value) in used:
+            raise ValueError("two variables share one array")
+        used.add(id(value))
+        return np.array(value.value)
+    if type(value) not in (int, float):
+        raise ValueError(f"a variable is {shown(value)}, expected numbers")
+    return np.array(value, np.float32)
+
+
 def tensorflow_settings(network: TensorFlowNetwork, kind: str) -> dict[str, Any]:
     """What the variables do not tell, from the arguments given to the network's builder."""
     given = network.state.get("static_kwargs") or {}
     builder = network.state.get("build_func_name")
     expected = "G_main" if kind == "generator" else "D_stylegan2"
     if builder != expected:
-        raise ValueError(f"the network was built by {builder!r}, expected {expected!r}")
+        raise ValueError(f"the network was built by {shown(builder)}, expected {expected!r}")
     if int(given.get("label_size") or 0):
         raise ValueError(
-            f"the network takes class labels (label_size {given['label_size']}); only unconditional ones load"
+            f"the network takes class labels (label_size {shown(given['label_size'])}); only unconditional ones load"
         )
     if given.get("architecture") not in (None, "skip" if kind == "generator" else "resnet"):
-        raise ValueError(f"the network has the architecture {given['architecture']!r}")
+        raise ValueError(f"the network has the architecture {shown(given['architecture'])}")
     clamp = {"clamp": None if given.get("conv_clamp") is None else float(given["conv_clamp"])}
     if kind == "generator":
         return clamp | {"mapping_lr": float(given.get("mapping_lrmul", 0.01))}
@@ -110,4 +123,7 @@ def _variables(network: TensorFlowNetwork) -> Iterator[tuple[str, Any]]:
 
 
 def _pairs(network: TensorFlowNetwork) -> list[tuple[str, Any]]:
-    return [(str(name), value) for name, value in network.state.get("variables") or []]
+    pairs = [(name, value) for name, value in network.state.get("variables") or []]
+    if foreign := next((name for name, _ in pairs if type(name) is not str), None):
+        raise ValueError(f"a variable is named {shown(foreign)}")
+    return pairs

@@ -1,20 +1,21 @@
 """Reads NVIDIA's network pickles without importing, calling or executing anything that the file names.
 
-A pickle is a program; this reader gives it a vocabulary of a dozen words, each a harmless stand-in defined here, and
-refuses every other by name. Networks come back as `Module` (PyTorch files) or `TensorFlowNetwork`, tensors as tensors.
+The vocabulary of `stack_machine`: a dozen words, each a harmless stand-in defined here. Networks come back as `Module`
+(PyTorch files) or `TensorFlowNetwork`, tensors as tensors, NumPy arrays as `Array`.
 """
 
-import pickle
-import pickletools
-from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .messages import one_line, shown
+from .stack_machine import Bounded, Built, Limits, Machine, Word, checked_key, put
 
 STORAGE_DTYPES = {
     "DoubleStorage": "<f8",
@@ -25,154 +26,165 @@ STORAGE_DTYPES = {
     "ByteStorage": "<u1",
     "BoolStorage": "|b1",
 }
-ARRAY_DTYPES = {"f8", "f4", "f2", "i8", "i4", "u1", "b1"}
+ARRAY_DTYPES = ("f8", "f4", "f2", "i8", "i4", "u1", "b1")
+MAX_AXES = 8
+MAX_LENGTH = 2**40  # of one axis of a tensor
 
 
 class Module:
     """One torch module of the file: its class name and its `__dict__` (parameters, buffers, children, settings)."""
 
     def __init__(self, meta: Any) -> None:
-        if not isinstance(meta, dict) or meta.get("type") != "class" or not isinstance(meta.get("state"), dict):
-            raise pickle.UnpicklingError("a network in the file has no class and state")
-        self.class_name, self.state = str(meta.get("class_name")), meta["state"]
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("a network in the file is built twice")
+        if type(meta) is not dict or meta.get("type") != "class" or type(meta.get("state")) is not dict:
+            raise ValueError("a network in the file has no class and state")
+        self.class_name, self.state = meta.get("class_name"), meta["state"]
 
 
-class TensorFlowNetwork:
+class TensorFlowNetwork(Built):
     """One network of a TensorFlow-era file: name, settings, variables and components."""
 
     state: dict[str, Any]
 
-    def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, dict):
-            raise pickle.UnpicklingError("a TensorFlow network in the file has no state")
+    def build(self, state: Any) -> None:
+        """Takes the network's attributes."""
+        if type(state) is not dict:
+            raise ValueError("a TensorFlow network in the file has no state")
         self.state = state
 
 
-class Settings(dict[str, Any]):
-    """Keyword arguments (dnnlib's EasyDict)."""
+class Dtype(Built):
+    """A NumPy dtype by name, little-endian numbers only."""
 
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("keyword arguments in the file are built twice")
-
-
-class Dtype:
-    """A NumPy dtype by name, numbers only: real dtypes can be given inconsistent states."""
-
-    def __init__(self, name: Any, align: Any = False, copy: Any = False) -> None:
-        if name not in ARRAY_DTYPES:
-            raise pickle.UnpicklingError(f"array of type {name!r}, expected one of {sorted(ARRAY_DTYPES)}")
+    def __init__(self, name: Any, *_: Any) -> None:
+        if type(name) is not str or name not in ARRAY_DTYPES:
+            raise ValueError(f"array of type {shown(name)}, expected one of {', '.join(ARRAY_DTYPES)}")
         self.dtype = np.dtype(name).newbyteorder("<")
 
-    def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", "|"):
-            raise pickle.UnpicklingError("array that is not little-endian")
+    def build(self, state: Any) -> None:
+        """Only checks the byte order."""
+        if type(state) is not tuple or len(state) < 2 or type(state[1]) is not str or state[1] not in "<|":
+            raise ValueError("array that is not little-endian")
 
 
-class Array:
-    """A NumPy array, filled by BUILD as NumPy's own."""
+class Array(Built):
+    """A NumPy array, a view of the file's bytes."""
 
     value: np.ndarray[Any, Any]
 
-    def __setstate__(self, state: Any) -> None:
+    def build(self, state: Any) -> None:
+        """Takes (version, shape, dtype, order, bytes), as NumPy writes it."""
         _, shape, dtype, fortran, raw = state
-        self.value = _numbers(raw, dtype).reshape(shape, order="F" if fortran else "C")
+        self.value = _numbers(raw, dtype).reshape(_lengths(shape), order="F" if fortran is True else "C")
 
 
 def _numbers(raw: Any, dtype: Any) -> np.ndarray[Any, Any]:
-    if not isinstance(raw, bytes) or not isinstance(dtype, Dtype):
-        raise pickle.UnpicklingError("array without bytes or type")
+    if type(raw) is not bytes or type(dtype) is not Dtype:
+        raise ValueError("array without bytes or type")
     return np.frombuffer(raw, dtype.dtype)
 
 
-class _StorageUnpickler(pickle.Unpickler):
-    """For the small pickles inside a storage's bytes: only the name of the storage class is wanted."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in STORAGE_DTYPES:
-            return STORAGE_DTYPES[name]
-        raise pickle.UnpicklingError(f"refused: it names {module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Any:
-        return pid
+def _lengths(sizes: Any) -> tuple[int, ...]:
+    """A shape or strides, after checking that they are few and plain numbers."""
+    fits = type(sizes) is tuple and len(sizes) <= MAX_AXES
+    if not fits or not all(type(size) is int and 0 <= size < MAX_LENGTH for size in sizes):
+        raise ValueError(f"a shape of up to {MAX_AXES} lengths expected, found {shown(sizes)}")
+    return tuple(sizes)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows the globals of NVIDIA's files and no other.
-
-    Its stand-ins are classes or bound methods: neither can be altered by the BUILD opcode.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        numpy_core = {"numpy.core.multiarray": "numpy", "numpy._core.multiarray": "numpy"}.get(module, module)
-        known: dict[tuple[str, str], Any] = {
-            ("torch_utils.persistence", "_reconstruct_persistent_obj"): Module,
-            ("dnnlib.tflib.network", "Network"): TensorFlowNetwork,
-            ("dnnlib.util", "EasyDict"): Settings,
-            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
-            ("torch._utils", "_rebuild_parameter"): self._parameter,
-            ("torch.storage", "_load_from_bytes"): self._storage,
-            ("numpy", "dtype"): Dtype,
-            ("numpy", "ndarray"): Array,
-            ("numpy", "scalar"): self._scalar,
-            ("numpy", "_reconstruct"): self._array,
-            ("collections", "OrderedDict"): OrderedDict,
-            ("builtins", "set"): set,
-            ("__builtin__", "set"): set,
-        }
-        if (numpy_core, name) not in known or (module == "numpy" and name in ("scalar", "_reconstruct")):
-            raise pickle.UnpicklingError(f"refused: it names {module}.{name}, which no known network file needs")
-        return known[numpy_core, name]
-
-    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-        """A view into a storage, copied; `as_strided` checks its bounds."""
-        if not isinstance(storage, Tensor) or prod(size) > storage.numel():
-            raise pickle.UnpicklingError("tensor larger than its storage")
-        return storage.as_strided(size, stride, offset).clone()
-
-    def _parameter(self, tensor: Any, *_: Any) -> Tensor:
-        if not isinstance(tensor, Tensor):
-            raise pickle.UnpicklingError("parameter that is no tensor")
-        return tensor
-
-    def _storage(self, raw: Any) -> Tensor:
-        """A file in torch's format before zip: five small pickles, the number of elements, the elements."""
-        if not isinstance(raw, bytes):
-            raise pickle.UnpicklingError("storage without bytes")
-        stream = BytesIO(raw)
-        heads = []
-        for _ in range(5):
-            _check_opcodes(stream)
-            heads.append(_StorageUnpickler(stream).load())
-        magic, _, _, (_, dtype, *_), _ = heads
-        count = int.from_bytes(stream.read(8), "little")
-        rest = raw[stream.tell() :]
-        if magic != 0x1950A86A20F9469CFC6C or dtype not in STORAGE_DTYPES.values():
-            raise pickle.UnpicklingError("storage of an unknown format")
-        if len(rest) != count * np.dtype(dtype).itemsize:
-            raise pickle.UnpicklingError(f"storage of {count} elements with {len(rest)} bytes")
-        return torch.from_numpy(np.frombuffer(rest, dtype).copy())
-
-    def _scalar(self, dtype: Any, raw: Any) -> Any:
-        return _numbers(raw, dtype).reshape([]).item()
-
-    def _array(self, *_: Any) -> Array:
-        return Array()
+def _dict(items: Any = ()) -> dict[Any, Any]:
+    """An OrderedDict or keyword arguments, from nothing or from pairs."""
+    made: dict[Any, Any] = {}
+    for pair in _plain(items):
+        put(made, [*_plain(pair)])
+    return made
 
 
-def _check_opcodes(file: BinaryIO) -> None:
-    """Walks over the next pickle without running it, then returns to its start.
+def _set(items: Any = ()) -> set[Any]:
+    return {checked_key(item) for item in _plain(items)}
 
-    Finds a truncated file and two ways to exhaust memory with a small one: announced lengths that are not there, and
-    memo numbers beyond the number of bytes.
-    """
-    start = file.tell()
-    for opcode, argument, position in pickletools.genops(file):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(str(argument)) > (position or 0):
-            raise pickle.UnpicklingError(f"memo number {argument} at byte {position}")
-    file.seek(start)
+
+def _plain(items: Any) -> Iterable[Any]:
+    if type(items) not in (tuple, list):
+        raise ValueError(f"refused: it makes a container of {shown(items)}")
+    return list(items)
+
+
+def _parameter(tensor: Any, *_: Any) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise ValueError("parameter that is no tensor")
+    return tensor
+
+
+def _array(*_: Any) -> Array:
+    return Array()
+
+
+def _scalar(dtype: Any, raw: Any) -> Any:
+    return _numbers(raw, dtype).reshape([]).item()
+
+
+def _never(*_: Any) -> Any:
+    raise ValueError("refused: it calls a type")
+
+
+def _vocabulary(limits: Limits) -> Mapping[tuple[str, str], Word]:
+    """The names of NVIDIA's files; torch's and NumPy's mean stand-ins, too."""
+
+    def storage(raw: Any) -> Tensor:
+        return _storage(raw, limits)
+
+    def tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+        return _tensor(storage, offset, _lengths(size), _lengths(stride), limits)
+
+    named: dict[str, Callable[..., Any]] = {
+        "torch_utils.persistence _reconstruct_persistent_obj": Module,
+        "dnnlib.tflib.network Network": TensorFlowNetwork,
+        "dnnlib.util EasyDict": _dict,
+        "torch._utils _rebuild_tensor_v2": tensor,
+        "torch._utils _rebuild_parameter": _parameter,
+        "torch.storage _load_from_bytes": storage,
+        "numpy dtype": Dtype,
+        "numpy ndarray": _never,
+        "numpy.core.multiarray scalar": _scalar,
+        "numpy._core.multiarray scalar": _scalar,
+        "numpy.core.multiarray _reconstruct": _array,
+        "numpy._core.multiarray _reconstruct": _array,
+        "collections OrderedDict": _dict,
+        "builtins set": _set,
+        "__builtin__ set": _set,
+    }
+    words = [(tuple(name.split()), Word(name, make)) for name, make in named.items()]
+    return {(module, own): word for (module, own), word in words}
+
+
+def _tensor(storage: Any, offset: Any, size: tuple[int, ...], stride: tuple[int, ...], limits: Limits) -> Tensor:
+    """A view into a storage, copied."""
+    if not isinstance(storage, Tensor) or type(offset) is not int or len(size) != len(stride):
+        raise ValueError("tensor without storage, offset or strides")
+    numel: int = prod(map(int, size))
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if offset < 0 or (numel and last >= storage.numel()) or numel > storage.numel():
+        raise ValueError("tensor larger than its storage")
+    limits.spend(numel * storage.element_size())
+    return storage.as_strided(size, stride, offset).clone()
+
+
+def _storage(raw: Any, limits: Limits) -> Tensor:
+    """A file in torch's format before zip: five small pickles, the number of elements, the elements."""
+    if type(raw) is not bytes:
+        raise ValueError("storage without bytes")
+    limits.spend(len(raw))
+    words = {("torch", name): Word(name, _never) for name in STORAGE_DTYPES}
+    stream = BytesIO(raw)
+    magic, _, _, pid, _ = [Machine(words, limits, persistent=True).run(stream) for _ in range(5)]
+    kind = pid[1] if type(pid) is tuple and len(pid) > 1 else None
+    if magic != 0x1950A86A20F9469CFC6C or type(kind) is not Word or kind.name not in STORAGE_DTYPES:
+        raise ValueError("storage of an unknown format")
+    dtype = np.dtype(STORAGE_DTYPES[kind.name])
+    count, rest = int.from_bytes(stream.read(8), "little"), stream.read()
+    if len(rest) != count * dtype.itemsize:
+        raise ValueError(f"storage of {count} elements with {len(rest)} bytes")
+    return torch.from_numpy(np.frombuffer(rest, dtype).copy())
 
 
 def read_pickle(path: Path) -> Any:
@@ -181,11 +193,12 @@ def read_pickle(path: Path) -> Any:
     Raises:
         ValueError: no pickle, a truncated one, or one that names anything unknown; one line, the file not named.
     """
+    size = path.stat().st_size
+    limits = Limits(num_bytes=2 * size)  # every tensor of the file once as its storage and once as itself
     try:
         with path.open("rb") as file:
-            _check_opcodes(file)
-            return _Unpickler(file).load()
-    except (MemoryError, OSError):
+            return Machine(_vocabulary(limits), limits).run(Bounded(file, size))
+    except OSError:
         raise
-    except Exception as error:  # a hostile pickle can raise anything
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    except Exception as error:  # damaged bytes can raise anything
+        raise ValueError(one_line(error)) from error

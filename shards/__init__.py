@@ -1,6 +1,6 @@
 """Kept portraits as WebDataset shards: planned, encoded, published, verified and described."""
 
-from .encode import CODECS, Record, encode, member_names
+from .encode import CODECS, Record, encode, gray_from_alpha, member_names, rgb_from_image
 from .export import LAYOUTS, export
 from .manifest import config_hash, finish, library_versions, mattesmith_version, open_dataset, read_config, read_shards
 from .members import Problem, samples_of
@@ -8,7 +8,7 @@ from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
 from .read import Composites
 from .report import report
 from .selection import Selection, by_condition, by_expected_mad, by_quantile, refilter
-from .sheet import contact_sheet
+from .sheet import contact_sheet, matte_tile, save_sheet
 from .stats import Statistics, read_statistics, tables
 from .verify import verify
 from .writer import publish_text, write_shard
@@ -32,8 +32,10 @@ __all__ = [
     "export",
     "fill_shard",
     "finish",
+    "gray_from_alpha",
     "key_of",
     "library_versions",
+    "matte_tile",
     "mattesmith_version",
     "member_names",
     "open_dataset",
@@ -44,7 +46,9 @@ __all__ = [
     "read_statistics",
     "refilter",
     "report",
+    "rgb_from_image",
     "samples_of",
+    "save_sheet",
     "tables",
     "verify",
     "write_shard",

@@ -55,7 +55,13 @@ def composite(foreground: np.ndarray, alpha: np.ndarray, background: np.ndarray)
 def tile(files: dict[str, bytes], *, colour: tuple[int, int, int] = COLOURS["green"]) -> np.ndarray:
     """One portrait as image | alpha | over a checkerboard | over a colour: [H, 4 W, 3] uint8."""
     image = decode("image.jpg", files["image.jpg"]) if "image.jpg" in files else decode("image.png", files["image.png"])
-    alpha, foreground = decode("alpha.png", files["alpha.png"]), decode("fg.png", files["fg.png"])
+    return matte_tile(image, decode("alpha.png", files["alpha.png"]), decode("fg.png", files["fg.png"]), colour=colour)
+
+
+def matte_tile(
+    image: np.ndarray, alpha: np.ndarray, foreground: np.ndarray, *, colour: tuple[int, int, int] = COLOURS["green"]
+) -> np.ndarray:
+    """Image | alpha | over a checkerboard | over a colour, [H, 4 W, 3] uint8, of [H, W, 3], [H, W] and [H, W, 3]."""
     height, width = alpha.shape
     flat = np.broadcast_to(np.array(colour, np.uint8), (height, width, 3))
     gray = np.repeat(alpha[:, :, None], 3, axis=2)
@@ -71,10 +77,15 @@ def contact_sheet(out: Path, path: Path, *, num_portraits: int = 24, num_columns
     """
     problems: list[Problem] = []
     tiles = list(islice(tiles_of(out, problems), num_portraits))
-    stream = io.BytesIO()
-    arrange(tiles, num_columns=num_columns).save(stream, "PNG")
-    publish(path, lambda file: write_all(file, stream.getvalue()))
+    save_sheet(path, tiles, num_columns=num_columns)
     return problems
+
+
+def save_sheet(path: Path, tiles: list[np.ndarray], *, num_columns: int = 3, max_side_px: int = 192) -> None:
+    """Write tiles as one PNG; as `arrange`."""
+    stream = io.BytesIO()
+    arrange(tiles, num_columns=num_columns, max_side_px=max_side_px).save(stream, "PNG")
+    publish(path, lambda file: write_all(file, stream.getvalue()))
 
 
 def arrange(tiles: list[np.ndarray], *, num_columns: int = 3, max_side_px: int = 192) -> Image.Image:

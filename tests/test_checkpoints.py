@@ -13,7 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from mattesmith.gen import Discriminator, Generator, load_discriminator, load_generator, save_network
+from mattesmith.gen import (
+    GENERATOR_FILES,
+    Absent,
+    Discriminator,
+    Generator,
+    load_discriminator,
+    load_generator,
+    save_network,
+)
 from mattesmith.gen import checkpoints as module
 
 CARD = {"name": "tiny", "licence": "Apache-2.0", "source": "a test"}
@@ -163,7 +171,7 @@ def broken_generator_files(tmp_path: Path, generator: Generator) -> dict[str, tu
         "shape": (state | {"convs.0.activate.bias": torch.zeros(9)}, "blocks.8.up.bias must be [5], found [9]"),
         "nan": (state | {"style.1.bias": torch.full([8], torch.nan)}, "dense.0.bias is not finite"),
         "integers": (state | {"style.1.bias": torch.zeros(8, dtype=torch.long)}, "dense.0.bias is not a plain"),
-        "bomb": (state | {"style.1.weight": torch.zeros(1).expand(8, 10**12)}, "dense.0.weight is not a plain"),
+        "bomb": (state | {"style.1.weight": torch.zeros(1).expand(8, 10**12)}, "style.1.weight is not a plain"),
         "kernel": (state | {"convs.0.conv.blur.kernel": torch.ones(4, 4)}, "is not the filter [1, 3, 3, 1]"),
         "scalars": (state | {"convs.1.conv.weight": torch.zeros([])}, "expected a weight blocks.8.conv.weight"),
         "huge": (state | {"convs.49.conv.weight": torch.zeros(1, 1, 1, 3, 3)}, "no convolutions up to 4096 px"),
@@ -277,12 +285,40 @@ def test_known_files_are_known_by_their_hash(
     path = tmp_path / "renamed.pt"
     torch.save({"g_ema": rosinality_names(generator)}, path)
     sha256 = load_generator(path).card["sha256"]
-    monkeypatch.setitem(module.KNOWN_FILES, sha256, "the known one")
+    monkeypatch.setitem(module.KNOWN_FILES, sha256, GENERATOR_FILES[0])
     card = load_generator(path).card
-    assert card["name"] == "the known one" and card["licence"].startswith("non-commercial")
+    assert card["name"] == "ffhq-nvidia-tensorflow" and card["licence"].startswith("non-commercial")
 
 
 def test_a_pickle_of_anything_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "list.pkl"
     path.write_bytes(pickle.dumps([1, 2, 3]))
     assert "expected a network D in the file, found list" in refusal(load_discriminator, path)
+
+
+def test_a_generator_and_its_discriminator_in_one_file_come_back_exactly_in_float32(
+    generator: Generator, discriminator: Discriminator, tmp_path: Path
+) -> None:
+    path = tmp_path / "pair.safetensors"
+    save_network(path, generator, CARD, discriminator=discriminator, dtype=torch.float32)
+    for found, network in ((load_generator(path), generator), (load_discriminator(path), discriminator)):
+        assert found.architecture == network.architecture and found.card["name"] == "tiny"
+        assert all(torch.equal(found.state_dict()[key], value) for key, value in network.state_dict().items())
+
+
+def test_a_file_without_the_network_asked_for_says_so_by_its_type(
+    generator: Generator, discriminator: Discriminator, tmp_path: Path
+) -> None:
+    """A caller may go on without a discriminator, but never with a broken one."""
+    save_network(tmp_path / "g.safetensors", generator, CARD)
+    state = rosinality_names(generator)
+    torch.save({"g_ema": state, "latent_avg": generator.mean_w}, tmp_path / "wrapped.pt")
+    torch.save(state, tmp_path / "bare.pt")
+    (tmp_path / "none.pkl").write_bytes(pickle.dumps({"G_ema": None, "D": None}))
+    for name in ("g.safetensors", "wrapped.pt", "bare.pt", "none.pkl"):
+        with pytest.raises(Absent, match=rf"{name}: (holds|expected)"):
+            load_discriminator(tmp_path / name)
+    torch.save({"d": {"final_conv.0.weight": torch.zeros(2, 2, 3, 3)}}, tmp_path / "broken.pt")
+    with pytest.raises(ValueError) as caught:
+        load_discriminator(tmp_path / "broken.pt")
+    assert not isinstance(caught.value, Absent)

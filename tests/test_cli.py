@@ -211,10 +211,12 @@ def test_stats_of_what_is_no_dataset_says_so(tmp_path: Path) -> None:
 
 
 def test_every_command_has_help() -> None:
-    commands = [[name] for name in cli.cli.commands] + [["studio", name] for name in cli.studio.commands]
+    groups = {"studio": cli.studio, "models": cli.models}
+    commands = [[name] for name in cli.cli.commands]
+    commands += [[group, name] for group in groups for name in groups[group].commands]
     for words in commands:
         printed = CliRunner().invoke(cli.cli, [*words, "--help"])
         assert printed.exit_code == 0 and "Usage" in printed.output
-        options = cli.cli.commands[words[0]] if len(words) == 1 else cli.studio.commands[words[1]]
+        options = cli.cli.commands[words[0]] if len(words) == 1 else groups[words[0]].commands[words[1]]
         documented = [option for option in options.params if isinstance(option, click.Option)]
         assert all(option.help for option in documented), words

@@ -16,6 +16,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ...gen.messages import one_line, printable, shown
+from ...gen.torch_files import check_tensors, load_torch
+
 WRAPPERS = ("state_dict", "model", "net", "network")
 # An options record and NumPy numbers (a best score), which hold values and run nothing.
 NUMPY_SCALAR = np.float64(0).__reduce__()[0]
@@ -44,7 +47,11 @@ def read_state(file: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{file}: no such checkpoint file")
     if not file.is_file():
         raise ValueError(f"{file}: expected a checkpoint file, found a directory; name the file inside it")
-    with file.open("rb") as stream:
+    try:
+        stream = file.open("rb")
+    except PermissionError as error:
+        raise PermissionError(f"{file}: may not be read (permission denied), expected a checkpoint") from error
+    with stream:
         head = stream.read(512)
     if not head:
         raise ValueError(f"{file}: expected a checkpoint, found an empty file; download it again")
@@ -67,14 +74,14 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 def read_pickle(file: Path) -> Any:
     """What torch.save wrote: tensors, plain containers, and two plain records that training scripts leave in."""
     try:
-        with torch.serialization.safe_globals(PLAIN_RECORDS):
-            return torch.load(file, map_location="cpu", weights_only=True)
+        return load_torch(file, PLAIN_RECORDS)
     except Exception as error:  # a damaged pickle can raise anything; every one of them means this file is no good
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
-            found = f"code or objects in it ({refused[1]}), which are never loaded; save its state dict alone"
+            named = printable(refused[1], 80)
+            found = f"code or objects in it ({named}), which are never loaded; save its state dict alone"
         else:
-            found = "a damaged, truncated or foreign file; get it again"
+            found = f"a damaged, truncated or foreign file ({one_line(error)}); get it again"
         raise ValueError(f"{file}: expected a checkpoint that torch.save wrote, found {found}") from error
 
 
@@ -85,12 +92,16 @@ def unwrapped(file: Path, content: Any) -> dict[str, Tensor]:
         content = content[wrapper] if wrapper else content
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{file}: expected a state dict, found {type(content).__name__} without tensors")
-    foreign = next((key for key, value in content.items() if not isinstance(value, Tensor)), None)
-    if foreign is not None:
-        raise ValueError(
-            f"{file}: expected a state dict of tensors (bare, or under one of {', '.join(WRAPPERS)}), "
-            f"found {foreign!r}: {type(content[foreign]).__name__}"
-        )
+    for key, value in content.items():
+        if not isinstance(value, Tensor) or not isinstance(key, str):
+            raise ValueError(
+                f"{file}: expected a state dict of tensors (bare, or under one of {', '.join(WRAPPERS)}), "
+                f"found {shown(key)}: {type(value).__name__}"
+            )
+    try:
+        check_tensors(content, file)
+    except ValueError as error:
+        raise ValueError(f"{file}: expected plain tensors, found others: {error}; get it again") from error
     for prefix in PREFIXES:
         if all(key.startswith(prefix) for key in content):
             content = {key.removeprefix(prefix): value for key, value in content.items()}
@@ -133,29 +144,32 @@ def load_strictly(network: nn.Module, state: dict[str, Tensor], *, file: Path) -
         ],
         "not finite": [key for key, value in filled.items() if value is not None and not value.isfinite().all()],
     }
-    found = "; ".join(f"{len(keys)} {fault} (first: {keys[0]})" for fault, keys in faults.items() if keys)
+    found = "; ".join(
+        f"{len(keys)} {fault} (first: {printable(keys[0], 120)})" for fault, keys in faults.items() if keys
+    )
     if found:
         name = type(network).__name__
         raise ValueError(f"{file}: expected the {len(wanted)} tensors of {name}, found {len(state)}: {found}")
     network.load_state_dict(filled)
 
 
-def save_network(file: Path, network: nn.Module, card: dict[str, Any]) -> None:
-    """Write a network as half-precision safetensors, and its card with the file's sha256 beside it.
+def save_network(file: Path, network: nn.Module, card: dict[str, Any], *, dtype: torch.dtype = torch.float16) -> None:
+    """Write a network as safetensors, and its card with the file's sha256 beside it.
 
-    A tensor that half precision cannot hold stays in float32; a shared tensor is stored once. Both files appear
-    whole or not at all.
+    A tensor that `dtype` cannot hold stays in float32; a shared tensor is stored once. Both files appear whole or not
+    at all.
 
     Args:
         file: NAME.safetensors; the card goes to NAME.json.
         card: architecture ("modnet", "unet"), name, licence, source, and whatever else is worth knowing.
+        dtype: of the tensors; float32 keeps them as they are.
     """
     canonical = canonical_keys(network)
     tensors = {}
     for key, value in network.state_dict().items():
         if canonical[key] == key and not key.endswith("num_batches_tracked"):
-            half = value.detach().cpu().half()
-            tensors[key] = (half if half.isfinite().all() else value.detach().cpu().float()).contiguous()
+            stored = value.detach().cpu().to(dtype)
+            tensors[key] = (stored if stored.isfinite().all() else value.detach().cpu().float()).contiguous()
     blob = safetensors.torch.save(tensors)
     write_whole(file, blob)
     text = json.dumps(card | {"sha256": hashlib.sha256(blob).hexdigest()}, indent=2, ensure_ascii=False) + "\n"
