@@ -24,7 +24,7 @@ check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf build/check && mkdir -p build/check/mattesmith
-	cd build/check/mattesmith && ln -s ../../../gen ../../../enhance ../../../filters ../../../shards ../../../studio ../../../cli.py . && touch __init__.py
+	cd build/check/mattesmith && ln -s ../../../gen ../../../enhance ../../../filters ../../../shards ../../../finetune ../../../studio ../../../cli.py . && touch __init__.py
 	MYPYPATH=build/check $(BIN)/mypy -p mattesmith
 
 clean:

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from mattesmith import enhance as enhancing
-from mattesmith import filters, gen, shards
+from mattesmith import filters, finetune, gen, shards
 from mattesmith.shards import library_versions
 from mattesmith.shards.pool import Progress, Work, run_shards
 
@@ -263,6 +263,122 @@ def verify(folder: Path) -> None:
         problems = shards.verify(folder, progress=lambda name, found: bar.update())
     _report_problems(problems)
     click.echo(f"{folder}: {num_shards} shards are whole")
+
+
+# refilter
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="New dataset.")
+@click.option("--max-expected-mad", type=click.FloatRange(min=0), help="Keep errors expected up to this (x1000).")
+@click.option("--keep-quantile", type=click.FloatRange(0, 1, min_open=True), help="Keep this share, lowest --by first.")
+@click.option("--by", default="expected_mad", show_default=True, help="The score that --keep-quantile looks at.")
+@click.option("--where", help='Keep what fulfils a condition: "coverage>0.2 and not holes>0.01".')
+def refilter(
+    folder: Path, out: Path, max_expected_mad: float | None, keep_quantile: float | None, by: str, where: str | None
+) -> None:
+    """Select portraits of a dataset by their stored scores into a dataset of its own, without generating again."""
+    asked = {"--max-expected-mad": max_expected_mad, "--keep-quantile": keep_quantile, "--where": where}
+    if sum(value is not None for value in asked.values()) != 1:
+        raise click.UsageError(f"give exactly one of {', '.join(asked)}")
+    if max_expected_mad is not None:
+        selection = shards.by_expected_mad(max_expected_mad)
+    elif keep_quantile is not None:
+        selection = shards.by_quantile(keep_quantile, by)
+    else:
+        selection = shards.by_condition(str(where))
+    with tqdm(unit="portrait", desc="refilter", leave=False) as bar:
+        made = shards.refilter(folder, out, selection, progress=bar.update)
+    of = made["config"]["parent"]["count"]
+    click.echo(f"{out}: {made['count']} of {of} portraits in {len(made['shards'])} shards")
+
+
+# export
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--to", type=click.Choice(list(shards.LAYOUTS)), required=True, help="The trainer.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="An empty folder.")
+def export(folder: Path, to: str, out: Path) -> None:
+    """Write a dataset as the plain folders of PNG files that a trainer reads; run again, it goes on."""
+    total = sum(fields["count"] for fields in shards.read_shards(folder)[0].values())
+    with tqdm(total=total, unit="portrait", desc="export", leave=False) as bar:
+        count = shards.export(folder, out, to, progress=bar.update)
+    click.echo(f"{out}: {count} portraits in {', '.join(shards.LAYOUTS[to])}")
+
+
+# evaluate
+
+
+@cli.command()
+@click.argument("network", metavar="NAME_OR_CKPT")
+@click.option(
+    "--on",
+    "folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    help="A dataset, or a folder with image/ and alpha/ (and hair/).",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write every number.")
+@click.option("--worst", type=click.Path(path_type=Path, dir_okay=False), help="Write a picture of the worst 16 (PNG).")
+@click.option(
+    "--trimap-share",
+    type=click.FloatRange(0, 0.5),
+    default=0.025,
+    show_default=True,
+    help="Reach of the unknown region beyond soft pixels, in shorter sides.",
+)
+@click.option("--originals", is_flag=True, help="Of a dataset: the portraits as stored, not over new backgrounds.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the new backgrounds.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
+)
+def evaluate(
+    network: str, folder: Path, json_file: Path | None, worst: Path | None, trimap_share: float, originals: bool,
+    seed: int, device: str,
+) -> None:  # fmt: skip
+    """Measure a matting network on known mattes: SAD, MSE, MAD, Grad and Conn by region.
+
+    NAME_OR_CKPT is what --matting of generate takes, or a .safetensors file with its card beside it.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    total = finetune.count_items(folder)
+    matting = enhancing.load_matting(_network_name(network)).to(device)
+    pictures = finetune.items(folder, originals=originals, seed=seed)
+    with tqdm(total=total, unit="picture", desc="evaluate", leave=False) as bar:
+        measured, found = finetune.run(matting, pictures, trimap_share=trimap_share, progress=bar.update)
+    rows = finetune.summary(measured)
+    on = "folder" if not finetune.is_dataset(folder) else "originals" if originals else "new backgrounds"
+    about = {
+        "network": network, "sha256": matting.card.get("sha256"), "folder": str(folder), "pictures": total, "on": on,
+        "trimap_share": trimap_share, "given_trimap": matting.needs_trimap, "seed": seed,
+    }  # fmt: skip
+    click.echo(f"{network} on {total} pictures of {folder} ({on}); mean [95 % interval]\n{finetune.table(rows)}")
+    click.echo(
+        f"unknown: trimap of the true matte, {trimap_share:g} of the shorter side beyond soft pixels"
+        + ("; the network was given this trimap" if matting.needs_trimap else "")
+    )
+    if json_file is not None:
+        finetune.write_json(json_file, measured, rows, about)
+        click.echo(f"numbers: {json_file}")
+    if worst is not None:
+        finetune.write_worst(worst, found)
+        click.echo(f"worst: {worst} (image | predicted | true | cut out)")
+
+
+def _network_name(name: str) -> str:
+    """What `load_matting` takes; one of our files goes by the architecture in its card."""
+    file = Path(name)
+    if file.suffix != ".safetensors" or not file.is_file():
+        return name
+    architecture = enhancing.matting.checkpoint.read_card(file).get("architecture")
+    if architecture is None:
+        raise click.UsageError(f"{file} has no card {file.with_suffix('.json').name} that names its architecture; "
+                               f"say it: modnet:{file}")  # fmt: skip
+    return f"{architecture}:{file}"
 
 
 def _report_problems(problems: list[shards.Problem]) -> None:

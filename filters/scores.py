@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..enhance import Enhanced, Matting, Perceptual, composite, entropy_map, outside_band, perceptual_features
 from ..gen import Discriminator, random_stream
+from .connected import regions
 
 DRIFT_PX = 64  # drift is of what a portrait shows, not of its grain; and costs a quarter of what 128 px do
 FINITE = "finite"  # 1.0, or 0.0 where some score was not a number (it is then stored as 0.0)
@@ -176,43 +177,3 @@ def _enclosed(mask: NDArray[np.bool_]) -> float:
     # Four-connected where the foreground is eight-connected: a diagonal line of it closes a hole.
     enclosed = sum(area for area, at_border in regions(~mask, diagonal=False) if not at_border)
     return min(1.0, enclosed / area) if area else 0.0
-
-
-def regions(mask: NDArray[np.bool_], *, diagonal: bool) -> list[tuple[int, bool]]:
-    """Connected regions of a mask [H, W]: (area in pixels, whether it touches the picture's border) each.
-
-    Runs of a row are joined with the runs of the row above that they touch (union-find over runs, of which a
-    portrait has few, not over pixels).
-
-    Args:
-        diagonal: whether pixels that share only a corner are connected.
-    """
-    height, width = mask.shape
-    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = (each.tolist() for each in np.nonzero(steps == 1))
-    ends = np.nonzero(steps == -1)[1].tolist()  # exclusive; in the same order as the starts
-    parent = list(range(len(starts)))
-
-    def root(run: int) -> int:
-        while parent[run] != run:
-            parent[run] = run = parent[parent[run]]
-        return run
-
-    # Two pointers: `above` is the first run of the row above that may still touch the present one.
-    above, reach = 0, int(diagonal)
-    for run, row in enumerate(rows):
-        while rows[above] < row - 1 or (rows[above] == row - 1 and ends[above] + reach <= starts[run]):
-            above += 1
-        other = above
-        while rows[other] == row - 1 and starts[other] < ends[run] + reach:
-            parent[root(other)] = root(run)
-            other += 1
-
-    areas: dict[int, int] = {}
-    at_border: dict[int, bool] = {}
-    for run, row in enumerate(rows):
-        region = root(run)
-        touches = row in (0, height - 1) or starts[run] == 0 or ends[run] == width
-        areas[region] = areas.get(region, 0) + ends[run] - starts[run]
-        at_border[region] = at_border.get(region, False) or touches
-    return [(area, at_border[region]) for region, area in areas.items()]

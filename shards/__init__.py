@@ -1,10 +1,13 @@
 """Kept portraits as WebDataset shards: planned, encoded, published, verified and described."""
 
 from .encode import CODECS, Record, encode, member_names
+from .export import LAYOUTS, export
 from .manifest import config_hash, finish, library_versions, mattesmith_version, open_dataset, read_config, read_shards
 from .members import Problem, samples_of
 from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
+from .read import Composites
 from .report import report
+from .selection import Selection, by_condition, by_expected_mad, by_quantile, refilter
 from .sheet import contact_sheet
 from .stats import Statistics, read_statistics, tables
 from .verify import verify
@@ -12,14 +15,21 @@ from .writer import publish_text, write_shard
 
 __all__ = [
     "CODECS",
+    "LAYOUTS",
     "Candidate",
+    "Composites",
     "Problem",
     "Record",
+    "Selection",
     "Statistics",
     "TooFewKept",
+    "by_condition",
+    "by_expected_mad",
+    "by_quantile",
     "config_hash",
     "contact_sheet",
     "encode",
+    "export",
     "fill_shard",
     "finish",
     "key_of",
@@ -32,6 +42,7 @@ __all__ = [
     "read_config",
     "read_shards",
     "read_statistics",
+    "refilter",
     "report",
     "samples_of",
     "tables",

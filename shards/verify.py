@@ -82,7 +82,7 @@ def verify_shard(out: Path, number: int, fields: Mapping[str, Any], schema: dict
     problems = []
     keys: list[str] = []
     for kind in ("tar", "parquet"):
-        problems += _file_problems(out / f"{number:05d}.{kind}", fields[kind])
+        problems += file_problems(out / f"{number:05d}.{kind}", fields[kind])
     tar = out / f"{number:05d}.tar"
     if tar.is_file():
         problems += _tar_problems(tar, fields, schema, keys)
@@ -92,7 +92,8 @@ def verify_shard(out: Path, number: int, fields: Mapping[str, Any], schema: dict
     return problems
 
 
-def _file_problems(path: Path, recorded: Mapping[str, Any]) -> list[Problem]:
+def file_problems(path: Path, recorded: Mapping[str, Any]) -> list[Problem]:
+    """What size and sum say against a file: missing, cut or changed."""
     if not path.is_file():
         return [Problem(path.name, "", "is missing")]
     size = path.stat().st_size

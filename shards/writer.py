@@ -9,7 +9,7 @@ import io
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -156,24 +156,51 @@ def write_shard(
 
     def write_tar(stream: BinaryIO) -> None:
         candidates = fill_shard(shard, quota, portraits, max_candidates=max_candidates)
-        with wds.TarWriter(stream, user="", group="", mode=0o444, mtime=0, encoder=False) as tar:
-            for record in _encoded(candidates, note, encoding):
-                members[:] = record.files
-                for name, content in record.files.items():
-                    # One call a member: TarWriter sorts the members it is given together.
-                    tar.write({"__key__": record.key, name: content})
+        members[:] = pack(stream, _encoded(candidates, note, encoding))
 
     tar = publish(out / f"{shard:05d}.tar", write_tar)
-    parquet = publish(out / f"{shard:05d}.parquet", lambda stream: write_all(stream, parquet_of(rows)))
     dropped = Counter(str(row["dropped_by"]) for row in rows if row["dropped_by"])
+    return commit(
+        out, shard, tar=tar, table=parquet_of(rows), members=members, count=keys, candidates=len(rows), dropped=dropped
+    )
+
+
+def pack(stream: BinaryIO, records: Iterable[Record]) -> list[str]:
+    """Write records as a tar, the same bytes every time; returns the names of a sample's members."""
+    members: list[str] = []
+    with wds.TarWriter(stream, user="", group="", mode=0o444, mtime=0, encoder=False) as tar:
+        for record in records:
+            members = list(record.files)
+            for name, content in record.files.items():
+                # One call a member: TarWriter sorts the members it is given together.
+                tar.write({"__key__": record.key, name: content})
+    return members
+
+
+def commit(
+    out: Path, shard: int, *, tar: dict[str, Any], table: bytes, members: list[str], count: int, candidates: int,
+    dropped: Mapping[str, int],
+) -> dict[str, Any]:  # fmt: skip
+    """Publish the table of a shard whose tar stands, then its JSON, with which it counts.
+
+    Args:
+        tar: what `publish` returned.
+        table: the parquet file of all candidates.
+        members: names of every sample's members, in order.
+        count, candidates: kept portraits, and all.
+        dropped: number by reason.
+
+    Returns:
+        What was written to the shard's JSON.
+    """
     fields = {
         "shard": shard,
-        "count": keys,
+        "count": count,
         "members": members,
-        "candidates": len(rows),
+        "candidates": candidates,
         "dropped": {reason: dropped[reason] for reason in sorted(dropped)},
         "tar": tar,
-        "parquet": parquet,
+        "parquet": publish(out / f"{shard:05d}.parquet", lambda stream: write_all(stream, table)),
     }
     publish_json(out / f"{shard:05d}.json", fields)
     return fields
@@ -204,6 +231,11 @@ def parquet_of(rows: list[dict[str, int | float | str]]) -> bytes:
             raise ValueError(f"candidate {row['candidate']} has other columns than the first: {different}")
     arrow = {int: pa.int64(), float: pa.float64(), str: pa.string()}
     schema = pa.schema([(name, arrow[type(rows[0][name])]) for name in columns])
+    return parquet_bytes(pa.Table.from_pylist(rows, schema=schema))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a parquet file."""
     stream = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), stream, compression="zstd")
+    pq.write_table(table, stream, compression="zstd")
     return stream.getvalue()

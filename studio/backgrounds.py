@@ -16,24 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
+from ..shards.light import linear_from_srgb, srgb_from_linear
+
 Floats = NDArray[np.float32]
 Family = Callable[[np.random.Generator, int], Floats]
 
 # Bundled with scikit-image's wheel, nobody in them: a face in a background would be a person without a matte.
 PHOTOGRAPHS = ("brick.png", "chelsea.png", "coffee.png", "grass.png", "gravel.png", "hubble_deep_field.jpg",
                "motorcycle_left.png", "motorcycle_right.png", "page.png", "rocket.jpg", "text.png")  # fmt: skip
-
-
-def linear_from_srgb(srgb: Floats) -> Floats:
-    """Linear light of sRGB values, both in [0, 1] (IEC 61966-2-1)."""
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    return linear.astype(np.float32)
-
-
-def srgb_from_linear(linear: Floats) -> Floats:
-    """sRGB values of linear light, both in [0, 1]; the inverse of `linear_from_srgb`."""
-    srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
-    return srgb.astype(np.float32)
 
 
 def colour(rng: np.random.Generator, *, max_saturation: float = 1.0, darkest: float = 0.08) -> Floats:

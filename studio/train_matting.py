@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from ..enhance.matting import Matting, load_matting, save_network
 from ..enhance.matting.modnet import MODNet
 from ..enhance.matting.unet import UNet
+from ..shards.augment import gaussian
 from .backgrounds import background_pool
-from .composites import gaussian, load_portraits, matting_pairs
+from .composites import load_portraits, matting_pairs
 from .grids import alternate, checkerboard, save_grid
 from .snapshots import Budget, append_row, card, continued, follow, load_state, save_state
 

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
+from mattesmith.shards.light import linear_from_srgb, srgb_from_linear
 from mattesmith.studio.backgrounds import (
     ALL,
     SOFT,
     background,
     background_pool,
-    linear_from_srgb,
     photographs,
-    srgb_from_linear,
 )
 
 

@@ -5,12 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mattesmith.studio import composites
+from mattesmith.shards.augment import coded_and_decoded, gaussian
+from mattesmith.shards.light import SRGB, blend
 from mattesmith.studio.composites import (
-    blend,
-    coded_and_decoded,
     flipped,
-    gaussian,
     load_portraits,
     matting_pairs,
     read_render,
@@ -171,4 +169,4 @@ def test_coding_keeps_flat_blocks_and_loses_fine_detail():
 
 
 def test_the_table_of_light_has_no_visible_steps():
-    assert (composites.SRGB.diff().abs().max() * 255).item() < 1
+    assert (SRGB.diff().abs().max() * 255).item() < 1

@@ -1,0 +1,167 @@
+"""A selection is a whole dataset: the chosen portraits byte for byte, every candidate accounted for."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+
+from mattesmith import cli, shards
+from mattesmith.enhance import Enhanced
+from mattesmith.filters import Scored
+from mattesmith.gen import Latents, Sample
+from mattesmith.shards import by_condition, by_expected_mad, by_quantile, refilter
+from mattesmith.shards import selection as module
+
+COVERAGES = [[0.1, 0.5, 0.3], [0.7, 0.2, 0.6]]  # of the kept ones, in two shards
+CONFIG = {"n": 6, "shard_size": 3, "seed": 1}
+
+
+def portraits(shard: int) -> Iterator[Scored]:
+    """Three kept ones; the second candidate is dropped."""
+    for candidate, coverage in enumerate([COVERAGES[shard][0], 0.9, *COVERAGES[shard][1:]]):
+        image = torch.full((3, 4, 4), coverage)
+        sample = Sample(Latents(1, shard, candidate, torch.zeros(4)), torch.zeros(2, 4), (), image)
+        enhanced = Enhanced(sample, sample.ws, (), image, image[:1], image, {"entropy_after": 0.5}, 1)
+        scores = {"coverage": coverage, "holes": 0.0}
+        yield Scored(enhanced, scores, "holes" if candidate == 1 else None)
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parent") / "dataset"
+    with shards.open_dataset(folder, CONFIG):
+        for shard in range(2):
+            shards.write_shard(folder, shard, 3, portraits(shard), max_candidates=9)
+        shards.finish(folder, config=CONFIG, n=6, networks=[{"name": "tiny", "licence": "MIT"}])
+    return folder
+
+
+def samples(folder: Path) -> dict[str, dict[str, bytes]]:
+    return dict(sample for path in sorted(folder.glob("*.tar")) for sample in shards.samples_of(path))
+
+
+def rows(folder: Path) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))], ignore_index=True)
+
+
+def test_the_chosen_portraits_are_copied_byte_for_byte_into_a_whole_dataset(parent: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made = refilter(parent, out, by_condition("coverage > 0.25"))
+    assert shards.verify(out) == []
+    wanted = ["0000000001", "0000000002", "0000100000", "0000100002"]
+    assert samples(out) == {key: samples(parent)[key] for key in wanted}
+    assert [fields["count"] for fields in made["shards"]] == [3, 1]
+    assert made["networks"] == [{"name": "tiny", "licence": "MIT"}]
+
+
+def test_every_candidate_of_the_parent_is_accounted_for(parent: Path, tmp_path: Path) -> None:
+    refilter(parent, tmp_path / "out", by_condition("coverage > 0.25"))
+    before, after = rows(parent), rows(tmp_path / "out")
+    assert after[["shard", "candidate"]].equals(before[["shard", "candidate"]])
+    assert after["dropped_by"].tolist() == ["where", "holes", "", "", "", "holes", "where", ""]
+    assert ((after["key"] == "") == (after["dropped_by"] != "")).all()
+    fields = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert [shard["dropped"] for shard in fields["shards"]] == [{"holes": 1, "where": 1}, {"holes": 1, "where": 1}]
+
+
+def test_parent_and_selection_stand_in_the_configuration(parent: Path, tmp_path: Path) -> None:
+    refilter(parent, tmp_path / "out", by_quantile(0.5, "coverage"))
+    config = shards.read_config(tmp_path / "out")
+    assert config["selection"] == {"keep_quantile": 0.5, "by": "coverage"}
+    assert config["parent"]["config"] == CONFIG
+    assert config["parent"]["config_hash"] == shards.config_hash(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("share", "kept"), [(0.5, [0.1, 0.3, 0.2]), (1 / 6, [0.1]), (1.0, [*COVERAGES[0], *COVERAGES[1]])]
+)
+def test_a_quantile_keeps_exactly_its_share_of_the_lowest(
+    parent: Path, tmp_path: Path, share: float, kept: list[float]
+) -> None:
+    refilter(parent, tmp_path / "out", by_quantile(share, "coverage"))
+    table = rows(tmp_path / "out")
+    assert table.loc[table["key"] != "", "scores.coverage"].tolist() == kept
+
+
+def test_a_selection_of_a_selection_keeps_its_history(parent: Path, tmp_path: Path) -> None:
+    refilter(parent, tmp_path / "first", by_condition("coverage > 0.15"))
+    refilter(tmp_path / "first", tmp_path / "second", by_condition("coverage < 0.55"))
+    assert shards.verify(tmp_path / "second") == []
+    assert list(samples(tmp_path / "second")) == ["0000000001", "0000000002", "0000100001"]
+    config = shards.read_config(tmp_path / "second")
+    assert config["parent"]["config"]["parent"]["config"] == CONFIG
+
+
+def test_stopped_and_run_again_it_ends_with_the_same_bytes(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selection = by_condition("coverage > 0.25")
+    refilter(parent, tmp_path / "whole", selection)
+    copy = module.copy_shard
+
+    def stopped(*words: object) -> dict[str, object]:
+        if words[3] == 1:
+            raise KeyboardInterrupt
+        return copy(*words)
+
+    monkeypatch.setattr(module, "copy_shard", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        refilter(parent, tmp_path / "stopped", selection)
+    numbers = []
+    monkeypatch.setattr(module, "copy_shard", lambda *words: numbers.append(words[3]) or copy(*words))
+    refilter(parent, tmp_path / "stopped", selection)
+    assert numbers == [1]
+    whole, again = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "stopped")
+    )
+    assert whole == again
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--where", "coverage > 2"], "none of the 6 portraits"),
+        (["--where", "coverege > 0.2"], "did you mean coverage"),
+        (["--where", "coverage > "], "found its end"),
+        (["--keep-quantile", "0.5"], "no score 'expected_mad'"),
+        (["--keep-quantile", "0.05", "--by", "coverage"], "none of the 6 portraits"),
+        (["--max-expected-mad", "4"], "has no expected_mad"),
+        ([], "exactly one of"),
+        (["--where", "holes < 1", "--max-expected-mad", "4"], "exactly one of"),
+    ],
+)
+def test_bad_selections_are_one_line_and_write_nothing(
+    parent: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    done = CliRunner().invoke(cli.cli, ["refilter", str(parent), "--out", str(tmp_path / "out"), *words])
+    assert done.exit_code != 0
+    message = done.output if isinstance(done.exception, SystemExit) else str(done.exception)
+    assert said in message and "\n" not in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_expected_error_selects_where_there_is_one() -> None:
+    columns = {"expected_mad": np.array([1.0, 5.0, 4.0])}
+    assert by_expected_mad(4.0).chosen(columns).tolist() == [True, False, True]
+
+
+def test_the_dataset_itself_an_unfinished_and_a_damaged_one_are_refused(parent: Path, tmp_path: Path) -> None:
+    selection = by_condition("coverage > 0.25")
+    with pytest.raises(ValueError, match="is the dataset itself"):
+        refilter(parent, parent, selection)
+    unfinished = Path(shutil.copytree(parent, tmp_path / "unfinished"))
+    (unfinished / "dataset.json").unlink()
+    with pytest.raises(ValueError, match="has not finished"):
+        refilter(unfinished, tmp_path / "out", selection)
+    damaged = Path(shutil.copytree(parent, tmp_path / "damaged"))
+    content = bytearray((damaged / "00001.tar").read_bytes())
+    content[700] ^= 1
+    (damaged / "00001.tar").write_bytes(content)
+    with pytest.raises(ValueError, match=r"00001\.tar: has another SHA-256"):
+        refilter(damaged, tmp_path / "out", selection)
