@@ -2,8 +2,8 @@
 
 The start is the mean w with fresh noise, and all rows of W+ and all noise maps move together, as one batch of slots
 that never changes its shape. Loss: mean square and perceptual distance, and what keeps noise maps noise, Karras et al.
-2020 (arXiv:1912.04958), appendix D: for a map n of r x r and each of its halvings down to 8 x 8 (means of 2 x 2, times 2,
-which keeps white noise's variance),
+2020 (arXiv:1912.04958), appendix D: for a map n of r x r and each of its halvings down to 8 x 8 (means of 2 x 2, times
+2, which keeps white noise's variance),
 
     L = (1/r^2 sum n(x, y) n(x - 1, y))^2 + (1/r^2 sum n(x, y) n(x, y - 1))^2        with wrap-around,
 
@@ -35,7 +35,7 @@ class Inverted:
 
     sample: Sample  # its image is the generator's: close to the target, not equal
     target: Tensor  # [3, R, R] in [-1, 1], the portrait as it came
-    losses: dict[str, float]  # pixel, perceptual, noise: before (the mean w) and after; always finite
+    losses: dict[str, float]  # pixel, perceptual, noise: before (the mean w) and after
 
 
 def invert(
@@ -161,10 +161,10 @@ def rate_at(step: int, steps: int) -> float:
     """The share of the learning rate at a step: up linearly, level, and down a cosine.
 
     >>> [round(rate_at(step, 100), 2) for step in (0, 4, 50, 87, 99)]
-    [0.2, 1.0, 1.0, 0.52, 0.0]
+    [0.2, 1.0, 1.0, 0.53, 0.0]
     """
     rise = min(1.0, (step + 1) / max(1.0, RISE * steps))
-    fall = min(1.0, (steps - 1 - step) / max(1.0, FALL * steps)) if steps > 1 else 1.0
+    fall = min(1.0, (steps - step) / max(1.0, FALL * steps))
     return rise * (0.5 - 0.5 * cos(pi * fall))
 
 

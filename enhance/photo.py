@@ -155,7 +155,7 @@ def matte_of_photo(photo: Tensor, portrait: Portrait, matting: Callable[[Tensor]
     """The matte of a whole photo, seen at the scale at which the network sees the crop.
 
     Args:
-        photo: [3, H, W] in [-1, 1].
+        photo: [3, H, W] in [-1, 1], on the network's device.
         portrait: of this photo.
         matting: image [1, 3, h, w] in [-1, 1] -> alpha [1, 1, h, w].
 
@@ -166,5 +166,5 @@ def matte_of_photo(photo: Tensor, portrait: Portrait, matting: Callable[[Tensor]
     scale = min(1.0, resolution / portrait.square.side, 4 * resolution / max(portrait.size))
     size = (max(32, round(portrait.size[0] * scale)), max(32, round(portrait.size[1] * scale)))
     seen = F.interpolate(photo[None], size=size, mode="bilinear", align_corners=False, antialias=True)
-    alpha = matting(seen.to(portrait.crop.device)).float().cpu().clamp(0, 1)
+    alpha = matting(seen).float().cpu().clamp(0, 1)
     return F.interpolate(alpha, size=portrait.size, mode="bilinear", align_corners=False)[0]

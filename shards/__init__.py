@@ -4,6 +4,7 @@ from .encode import CODECS, Record, encode, member_names
 from .export import LAYOUTS, export
 from .manifest import config_hash, finish, library_versions, mattesmith_version, open_dataset, read_config, read_shards
 from .members import Problem, samples_of
+from .photos import write_photo
 from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
 from .read import Composites
 from .report import report
@@ -47,5 +48,6 @@ __all__ = [
     "samples_of",
     "tables",
     "verify",
+    "write_photo",
     "write_shard",
 ]

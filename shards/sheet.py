@@ -55,7 +55,17 @@ def composite(foreground: np.ndarray, alpha: np.ndarray, background: np.ndarray)
 def tile(files: dict[str, bytes], *, colour: tuple[int, int, int] = COLOURS["green"]) -> np.ndarray:
     """One portrait as image | alpha | over a checkerboard | over a colour: [H, 4 W, 3] uint8."""
     image = decode("image.jpg", files["image.jpg"]) if "image.jpg" in files else decode("image.png", files["image.png"])
-    alpha, foreground = decode("alpha.png", files["alpha.png"]), decode("fg.png", files["fg.png"])
+    return row(image, decode("alpha.png", files["alpha.png"]), decode("fg.png", files["fg.png"]), colour=colour)
+
+
+def row(
+    image: np.ndarray,
+    alpha: np.ndarray,
+    foreground: np.ndarray,
+    *,
+    colour: tuple[int, int, int] = COLOURS["green"],
+) -> np.ndarray:
+    """image | alpha | over a checkerboard | over a colour: [H, 4 W, 3] uint8, from uint8 arrays."""
     height, width = alpha.shape
     flat = np.broadcast_to(np.array(colour, np.uint8), (height, width, 3))
     gray = np.repeat(alpha[:, :, None], 3, axis=2)
