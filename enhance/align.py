@@ -113,7 +113,7 @@ def paste(matte: Tensor, square: Square, size: tuple[int, int], outside: Tensor 
     resolution = matte.shape[-1]
     back = inverted(square.matrix(resolution))
     inside = warped(matte, back, size, beyond="border")
-    rows, columns = (torch.arange(n, dtype=torch.float64) + 0.5 for n in size)
+    rows, columns = (torch.arange(n, dtype=torch.float32) + 0.5 for n in size)
     u, v = (back[i, 0] * columns[None] + back[i, 1] * rows[:, None] + back[i, 2] for i in (0, 1))  # [H, W]
     depth = torch.minimum(torch.minimum(u, resolution - u), torch.minimum(v, resolution - v)) / resolution
     weight = (depth >= 0) if outside is None else (depth / FEATHER).clamp(0, 1)

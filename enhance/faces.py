@@ -64,7 +64,7 @@ def load_detector() -> Detector:
         ModuleNotFoundError: the package is not installed.
     """
     try:
-        from faceie import detect_faces
+        from faceie.mtcnn.detect_faces import detect_faces
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "finding faces needs the package faceie; install it with `pip install 'mattesmith[photos]'`, "
