@@ -8,18 +8,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import count, islice
+from itertools import count, islice, zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mattesmith import enhance as enhancing
 from mattesmith import filters, finetune, gen, shards
+from mattesmith.filters.scores import disagreement
+from mattesmith.finetune.metrics import METRICS
+from mattesmith.finetune.pictures import read_matte
 from mattesmith.shards import library_versions
 from mattesmith.shards.pool import Progress, Work, run_shards
 
@@ -289,6 +292,183 @@ def _estimate(pipeline: Pipeline, networks: Mapping[str, Any], *, n: int, num_wo
         f"{n} portraits: about {hours:.2f} h with {num_workers} workers (one core each), "
         f"{n * (sum(size) / len(size) + 5 * 512) / 1e9:.2f} GB"
     )
+
+
+# enhance
+
+
+@cli.command("enhance")
+@click.argument("photos", metavar="PHOTO...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the results.")
+@click.option("--no-align", is_flag=True, help="The photos are aligned, square crops already.")
+@click.option("--generator", default="default", show_default=True, help="As for generate.")
+@click.option("--matting", default="default", show_default=True, help="As for generate.")
+@click.option("--perceptual", default="embedded", show_default=True, help="As for generate.")
+@click.option(
+    "--preset",
+    type=click.Choice(sorted(enhancing.PRESETS)),
+    default="default",
+    show_default=True,
+    help="Of the enhancement.",
+)
+@click.option("--steps", type=click.IntRange(0, 100_000), help="Enhancement steps a photo [default: the preset's].")
+@click.option(
+    "--invert-steps", type=click.IntRange(0, 100_000), default=300, show_default=True, help="Inversion steps a photo."
+)
+@click.option(
+    "--true-alpha",
+    "true_alphas",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A photo's known matte, to measure with; one for each photo, in their order.",
+)
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
+)
+@click.option("--slots", type=click.IntRange(1, 1024), default=8, show_default=True, help="Most photos in one batch.")
+@click.option(
+    "--precision", type=click.Choice(["bf16", "float32"]), default="bf16", show_default=True, help="Of the loops."
+)
+def enhance_photos(
+    photos: tuple[Path, ...], out: Path, no_align: bool, generator: str, matting: str, perceptual: str, preset: str,
+    steps: int | None, invert_steps: int, true_alphas: tuple[Path, ...], device: str, slots: int, precision: str,
+) -> None:  # fmt: skip
+    """Find real portraits in the generator, enhance them there, and put their mattes back into the photos.
+
+    A photo that cannot be used is named, the others go on, and the exit code is 1 at the end.
+    """
+    _check_photos(photos, out, true_alphas)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    detector = None if no_align else enhancing.load_detector()
+    made = {
+        "generator": gen.load_generator(generator).to(device),
+        "discriminator": gen.load_discriminator(generator).to(device),
+        "matting": enhancing.load_matting(matting).to(device),
+        "perceptual": enhancing.load_perceptual(perceptual).to(device),
+    }
+    second = enhancing.load_matting("second").to(device)
+    out.mkdir(parents=True, exist_ok=True)
+
+    problems: list[str] = []
+    truths: dict[Path, NDArray[np.float32]] = {}
+    frame = {
+        "resolution": made["generator"].resolution,
+        "z_dim": made["generator"].z_dim,
+        "framing": enhancing.framing_of(made["generator"].card),
+        "detector": detector,
+    }
+    portraits = _portraits(photos, true_alphas, truths, problems, **frame)
+    results = enhancing.enhance_photos(
+        portraits, **made, invert_steps=invert_steps, slots=min(slots, len(photos)), precision=precision,
+        preset=preset, steps=steps,
+    )  # fmt: skip
+    for photo in results:
+        facts = _facts(photo, made, second, truths.pop(photo.portrait.path, None))
+        compare = shards.write_photo(out, photo, facts)
+        click.echo(_photo_line(photo, facts) + f"\n  look at it: {compare}")
+    if problems:
+        _fail(f"{len(problems)} of {len(photos)} photos were not enhanced", 1)
+
+
+def _check_photos(photos: tuple[Path, ...], out: Path, true_alphas: tuple[Path, ...]) -> None:
+    """Refuses what would write over something, or measure with the wrong matte."""
+    stems = Counter(photo.stem for photo in photos)
+    if twice := [stem for stem, num in stems.items() if num > 1]:
+        raise click.UsageError(f"{stems[twice[0]]} photos are named {twice[0]}, and so would be their results; rename")
+    if out.resolve() in {photo.resolve().parent for photo in (*photos, *true_alphas)}:
+        raise click.UsageError(f"--out {out} is the photos' own folder, where results could replace them; name another")
+    if true_alphas and len(true_alphas) != len(photos):
+        raise click.UsageError(
+            f"--true-alpha was given {len(true_alphas)} times for {len(photos)} photos; one for each"
+        )
+
+
+def _portraits(
+    photos: tuple[Path, ...],
+    true_alphas: tuple[Path, ...],
+    truths: dict[Path, NDArray[np.float32]],
+    problems: list[str],
+    **frame: Any,
+) -> Iterator[enhancing.Portrait]:
+    """The photos that can be used; their true mattes go to `truths`, what is wrong with the others to `problems`."""
+    for photo, truth in zip_longest(photos, true_alphas):
+        try:
+            portrait = enhancing.portrait_of(photo, **frame)
+            if truth is not None:
+                truths[photo] = _true_alpha(truth, photo, portrait.size)
+        except ValueError as error:
+            problems.append(str(error))
+            click.echo(f"problem: {error}", err=True)
+            continue
+        if portrait.num_faces > 1:
+            click.echo(f"{photo}: {portrait.num_faces} faces, the largest is taken")
+        yield portrait
+
+
+def _true_alpha(file: Path, photo: Path, size: tuple[int, int]) -> NDArray[np.float32]:
+    true = read_matte(file)
+    if true.shape != size:
+        raise ValueError(f"{file} is {true.shape[1]} x {true.shape[0]}, its photo {photo} {size[1]} x {size[0]}")
+    return true
+
+
+@torch.no_grad()
+def _facts(
+    photo: enhancing.EnhancedPhoto, made: Mapping[str, Any], second: enhancing.Matting, true: NDArray[np.float32] | None
+) -> dict[str, Any]:
+    """What is known about one photo: losses, scores, and the three states' distances from second network and truth."""
+    portrait, enhanced, matting = photo.portrait, photo.enhanced, made["matting"]
+    scores = filters.score(enhanced, matting, second, made["perceptual"], made["discriminator"])
+    states = {name: image[None] for name, image in photo.images.items()}
+    agreement = {
+        name: float(disagreement(matting(image).float(), [second(image).float()])) for name, image in states.items()
+    }
+    measured = None
+    if true is not None:
+        mattes = {name: matte[0].numpy() for name, matte in photo.in_photo.items()}
+        measured = {
+            name: {metric: METRICS[metric](matte, true) for metric in ("sad", "mse", "grad", "conn")}
+            for name, matte in mattes.items()
+        }
+    return {
+        "photo": portrait.path.name,
+        "seed": portrait.latents.seed,
+        "width": portrait.size[1],
+        "height": portrait.size[0],
+        "faces": portrait.num_faces,
+        "square": {"centre": portrait.square.centre, "right": portrait.square.right},
+        "inversion": photo.inverted.losses,
+        "steps": enhanced.steps,
+        "losses": enhanced.losses,
+        "scores": scores,
+        "dropped_by": filters.decide(enhanced, scores).dropped_by,
+        "agreement": agreement,
+        "measured": measured,
+        "networks": {name: network.card.get("sha256") for name, network in (*made.items(), ("second", second))},
+    }
+
+
+def _photo_line(photo: enhancing.EnhancedPhoto, facts: Mapping[str, Any]) -> str:
+    """What is printed about one photo."""
+    losses, agreement = facts["inversion"], facts["agreement"]
+    lines = [
+        f"{photo.portrait.path}: inversion error {losses['pixel_after']:.4f} (mean square), "
+        f"{losses['perceptual_after']:.3f} (perceptual); {facts['steps']} steps of enhancement",
+        "  {:10}{:>14}".format("", "second network") + (
+            "{:>10}{:>10}{:>10}{:>10}".format("SAD", "MSE x1000", "Grad", "Conn") if facts["measured"] else ""
+        ),
+    ]  # fmt: skip
+    for state in enhancing.STATES:
+        line = f"  {state:10}{agreement[state]:14.4f}"
+        if facts["measured"]:
+            numbers = facts["measured"][state]
+            scaled = (numbers["sad"], 1000 * numbers["mse"], numbers["grad"], numbers["conn"])
+            line += "".join(f"{number:10.4f}" for number in scaled)
+        lines.append(line)
+    if facts["dropped_by"] is not None:
+        lines.append(f"  as a generated portrait it would be dropped: {facts['dropped_by']}")
+    return "\n".join(lines)
 
 
 # stats, verify
@@ -620,13 +800,13 @@ def _mattes(matting: enhancing.Matting, photo: Path | None) -> list[np.ndarray]:
 
 def _read_photo(path: Path) -> torch.Tensor:
     """A picture upright, its longer side at most 1024 px: [3, H, W] in [-1, 1]."""
-    try:
-        with Image.open(path) as opened:
-            rgb = ImageOps.exif_transpose(opened).convert("RGB")
-    except (Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise click.ClickException(f"--photo {path}: not a picture that can be read ({error})") from error
-    rgb.thumbnail((1024, 1024), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1) / 127.5 - 1
+    image = enhancing.read_photo(path)
+    scale = 1024 / max(image.shape)
+    if scale >= 1:
+        return image
+    size = [round(side * scale) for side in image.shape[1:]]
+    smaller = torch.nn.functional.interpolate(image[None], size=size, mode="bilinear", antialias=True)
+    return smaller[0].clamp(-1, 1)
 
 
 # studio

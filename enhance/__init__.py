@@ -1,7 +1,10 @@
 """Portraits made easier to matte, with their matte and foreground: matting networks, losses, the batched loop."""
 
+from .align import FRAMINGS, Framing, Square, framing_of
 from .closed_form import FOREGROUNDS, closed_form_alpha, foreground_method, multilevel_foreground
+from .faces import Detector, Face, load_detector
 from .foreground import estimate_foreground
+from .invert import Inverted, invert
 from .losses import (
     adversarial,
     area_change,
@@ -21,17 +24,28 @@ from .matting import MATTING_FILES, Matting, load_matting, matting_name, save_ne
 from .objective import PRESETS, Preset, colour_gradient
 from .optimize import enhance, random_control
 from .perceptual import Perceptual, load_perceptual
+from .photo import Portrait, portrait_of, read_photo
+from .photos import STATES, EnhancedPhoto, enhance_photos
 from .portrait import Enhanced, averaged_matte
 from .trimap import trimap_from_alpha
 
 __all__ = [
     "FOREGROUNDS",
+    "FRAMINGS",
     "MATTING_FILES",
     "PRESETS",
+    "STATES",
+    "Detector",
     "Enhanced",
+    "EnhancedPhoto",
+    "Face",
+    "Framing",
+    "Inverted",
     "Matting",
     "Perceptual",
+    "Portrait",
     "Preset",
+    "Square",
     "adversarial",
     "area_change",
     "averaged_matte",
@@ -39,11 +53,15 @@ __all__ = [
     "colour_gradient",
     "composite",
     "enhance",
+    "enhance_photos",
     "entropy",
     "entropy_map",
     "estimate_foreground",
     "foreground_method",
+    "framing_of",
+    "invert",
     "latent_drift",
+    "load_detector",
     "load_matting",
     "load_perceptual",
     "matting_name",
@@ -53,7 +71,9 @@ __all__ = [
     "perceptual",
     "perceptual_features",
     "pixel",
+    "portrait_of",
     "random_control",
+    "read_photo",
     "save_network",
     "softness",
     "trimap_entropy",

@@ -1,0 +1,88 @@
+"""Real portraits through the whole of enhancement: inverted, enhanced, matted, and the matte back in the photo."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..gen import Discriminator, Generator, Latents, Sample
+from .align import paste
+from .invert import Inverted, invert
+from .matting import Matting
+from .optimize import enhance
+from .perceptual import Perceptual
+from .photo import Portrait, matte_of_photo, read_photo
+from .portrait import Enhanced, averaged_matte
+
+STATES = ("photo", "inverted", "enhanced")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EnhancedPhoto:
+    """A photo in its three states, with the reference network's matte of each."""
+
+    portrait: Portrait
+    inverted: Inverted
+    enhanced: Enhanced
+    images: dict[str, Tensor]  # by state, [3, R, R] in [-1, 1]
+    mattes: dict[str, Tensor]  # by state, [1, R, R] in [0, 1], averaged over mirror and scales
+    in_photo: dict[str, Tensor]  # the mattes in the photo's frame, [1, H, W], on the CPU
+
+
+def enhance_photos(
+    portraits: Iterable[Portrait],
+    generator: Generator,
+    discriminator: Discriminator,
+    matting: Matting,
+    perceptual: Perceptual,
+    *,
+    invert_steps: int = 300,
+    slots: int = 8,
+    precision: str = "bf16",
+    **knobs: Any,
+) -> Iterator[EnhancedPhoto]:
+    """Inverts and enhances portraits, in the order in which they come.
+
+    The enhancement starts from the inverted portrait and is guarded against that one, not against the photo: an
+    inversion's own distance would pass the guards of drift before the first step.
+
+    Args:
+        portraits: taken a batch at a time.
+        invert_steps: updates of the inversion.
+        slots, precision: of both loops.
+        knobs: further ones of `enhance`.
+    """
+    waiting: deque[Portrait] = deque()
+    found: deque[Inverted] = deque()
+
+    def targets() -> Iterator[tuple[Latents, Tensor]]:
+        for portrait in portraits:
+            waiting.append(portrait)
+            yield portrait.latents, portrait.crop
+
+    def samples() -> Iterator[Sample]:
+        both: dict[str, Any] = {"slots": slots, "precision": precision}
+        for inverted in invert(targets(), generator, perceptual, steps=invert_steps, **both):
+            found.append(inverted)
+            yield inverted.sample
+
+    loop = enhance(samples(), generator, discriminator, matting, perceptual, slots=slots, precision=precision, **knobs)
+    for enhanced in loop:
+        yield with_mattes(waiting.popleft(), found.popleft(), enhanced, matting)
+
+
+@torch.no_grad()
+def with_mattes(portrait: Portrait, inverted: Inverted, enhanced: Enhanced, matting: Matting) -> EnhancedPhoto:
+    """The record of one photo; the photo is read again for the part of its matte that lies beyond the crop."""
+    images = {"photo": inverted.target, "inverted": inverted.sample.image, "enhanced": enhanced.image}
+    mattes = {name: averaged_matte(matting, images[name][None])[0] for name in ("photo", "inverted")}
+    mattes["enhanced"] = enhanced.alpha
+    outside = None
+    if portrait.num_faces:
+        photo = read_photo(portrait.path).to(enhanced.image.device)
+        outside = matte_of_photo(photo, portrait, lambda image: averaged_matte(matting, image))
+    in_photo = {name: paste(matte.cpu(), portrait.square, portrait.size, outside) for name, matte in mattes.items()}
+    return EnhancedPhoto(portrait, inverted, enhanced, images, mattes, in_photo)
