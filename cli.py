@@ -57,33 +57,13 @@ class Pipeline:
             raise ValueError(f"--trimap {self.trimap}: --matting {self.matting} takes no trimap; leave --trimap out")
         made = {
             "generator": generator,
-            "discriminator": self._discriminator(generator),
+            "discriminator": _matching_discriminator(self.discriminator, self.generator, generator),
             "matting": matting,
             "trimap": matting.trimap_network() if matting.needs_trimap else None,
             "second": enhancing.load_matting("second"),
             "perceptual": enhancing.load_perceptual(self.perceptual),
         }
         return {name: network.to(self.device) for name, network in made.items() if network is not None}
-
-    def _discriminator(self, generator: gen.Generator) -> gen.Discriminator | None:
-        """From its own file, or from the generator's; it must see what the generator draws."""
-        if self.discriminator == "none":
-            return None
-        try:
-            found = gen.load_discriminator(self.discriminator or self.generator)
-        except ValueError as error:
-            if self.discriminator:
-                raise
-            raise ValueError(
-                f"no discriminator for --generator ({error}); name a file that holds one with --discriminator FILE, "
-                "or use --discriminator none for an enhancement without the adversarial term"
-            ) from error
-        if found.resolution != generator.resolution:
-            raise ValueError(
-                f"--discriminator {self.discriminator or self.generator}: expected one for the generator's "
-                f"{generator.resolution} px, found one for {found.resolution} px; name another, or none"
-            )
-        return found
 
     def portraits(self, networks: Mapping[str, Any], shard: int) -> Iterator[filters.Scored]:
         """Candidates 0, 1, 2, ... of a shard: sampled, enhanced, scored, decided."""
@@ -127,6 +107,27 @@ class Pipeline:
             )
 
         return work
+
+
+def _matching_discriminator(name: str | None, source: str, generator: gen.Generator) -> gen.Discriminator | None:
+    """From the file `name`, or from the generator's own; it must see what the generator draws. None for "none"."""
+    if name == "none":
+        return None
+    try:
+        found = gen.load_discriminator(name or source)
+    except ValueError as error:
+        if name:
+            raise
+        raise ValueError(
+            f"no discriminator for --generator ({error}); name a file that holds one with --discriminator FILE, "
+            "or use --discriminator none for an enhancement without the adversarial term"
+        ) from error
+    if found.resolution != generator.resolution:
+        raise ValueError(
+            f"--discriminator {name or source}: expected one for the generator's {generator.resolution} px, found one "
+            f"for {found.resolution} px; name another, or none"
+        )
+    return found
 
 
 def _config(pipeline: Pipeline, *, n: int, shard_size: int, networks: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,6 +303,7 @@ def _estimate(pipeline: Pipeline, networks: Mapping[str, Any], *, n: int, num_wo
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the results.")
 @click.option("--no-align", is_flag=True, help="The photos are aligned, square crops already.")
 @click.option("--generator", default="default", show_default=True, help="As for generate.")
+@click.option("--discriminator", help="As for generate.")
 @click.option("--matting", default="default", show_default=True, help="As for generate.")
 @click.option("--perceptual", default="embedded", show_default=True, help="As for generate.")
 @click.option(
@@ -330,8 +332,9 @@ def _estimate(pipeline: Pipeline, networks: Mapping[str, Any], *, n: int, num_wo
     "--precision", type=click.Choice(["bf16", "float32"]), default="bf16", show_default=True, help="Of the loops."
 )
 def enhance_photos(
-    photos: tuple[Path, ...], out: Path, no_align: bool, generator: str, matting: str, perceptual: str, preset: str,
-    steps: int | None, invert_steps: int, true_alphas: tuple[Path, ...], device: str, slots: int, precision: str,
+    photos: tuple[Path, ...], out: Path, no_align: bool, generator: str, discriminator: str | None, matting: str,
+    perceptual: str, preset: str, steps: int | None, invert_steps: int, true_alphas: tuple[Path, ...], device: str,
+    slots: int, precision: str,
 ) -> None:  # fmt: skip
     """Find real portraits in the generator, enhance them there, and put their mattes back into the photos.
 
@@ -341,9 +344,11 @@ def enhance_photos(
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
     detector = None if no_align else enhancing.load_detector()
-    made = {
-        "generator": gen.load_generator(generator).to(device),
-        "discriminator": gen.load_discriminator(generator).to(device),
+    network = gen.load_generator(generator)
+    judge = _matching_discriminator(discriminator, generator, network)
+    made: dict[str, Any] = {
+        "generator": network.to(device),
+        "discriminator": None if judge is None else judge.to(device),
         "matting": enhancing.load_matting(matting).to(device),
         "perceptual": enhancing.load_perceptual(perceptual).to(device),
     }
@@ -745,13 +750,13 @@ def check(file: str, picture: Path | None, photo: Path | None) -> None:
     start = time.perf_counter()
     if name := enhancing.matting_name(file):
         matting = enhancing.load_matting(name)
-        facts = {"what": f"matting network {matting.card['architecture']}"} | _facts(matting)
+        facts = {"what": f"matting network {matting.card['architecture']}"} | _network_facts(matting)
         facts["trimap"] = "wanted; derived where there is none" if matting.needs_trimap else "not needed"
         tiles, columns = _mattes(matting, photo), 1
     else:
         generator = gen.load_generator(file)
         facts = {"what": f"StyleGAN2 generator, {generator.card.get('layout', 'mattesmith')} layout"}
-        facts |= _facts(generator) | {key: str(value) for key, value in generator.architecture.items()}
+        facts |= _network_facts(generator) | {key: str(value) for key, value in generator.architecture.items()}
         facts["discriminator"] = "there, loads" if _discriminator(file) else "none in the file"
         num_portraits = 8 if generator.resolution <= 256 else 4
         latents = (gen.draw_latents(0, 0, index, z_dim=generator.z_dim) for index in range(num_portraits))
@@ -765,7 +770,7 @@ def check(file: str, picture: Path | None, photo: Path | None) -> None:
     click.echo(f"{'picture:':20s}{picture} (in {time.perf_counter() - start:.1f} s)")
 
 
-def _facts(network: gen.Generator | enhancing.Matting) -> dict[str, str]:
+def _network_facts(network: gen.Generator | enhancing.Matting) -> dict[str, str]:
     """What a network's card and its file's sum tell."""
     card = network.card
     known = gen.file_of(_known_files(), card["sha256"])

@@ -35,7 +35,7 @@ class EnhancedPhoto:
 def enhance_photos(
     portraits: Iterable[Portrait],
     generator: Generator,
-    discriminator: Discriminator,
+    discriminator: Discriminator | None,
     matting: Matting,
     perceptual: Perceptual,
     *,

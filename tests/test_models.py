@@ -255,14 +255,14 @@ def test_check_shows_the_matte_of_a_photo(unet: Path, command: Callable[..., str
     photo, picture = tmp_path / "me.jpg", tmp_path / "matte.png"
     turned = Image.Exif()
     turned[0x0112] = 6  # the camera was held upright
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 50, 3), np.uint8)).save(photo, exif=turned)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 100, 3), np.uint8)).save(photo, exif=turned)
     printed = command("models", "check", f"unet:{unet}", "--photo", photo, "--picture", picture)
     assert "matting network unet" in printed and "Apache-2.0" in printed
     with Image.open(picture) as opened:
-        assert opened.size == (4 * 30 + 8, 50 + 8)
+        assert opened.size == (4 * 80 + 8, 100 + 8)
     photo.write_bytes(b"no picture")
     line = refused(command, "models", "check", f"unet:{unet}", "--photo", photo)
-    assert "not a picture that can be read" in line
+    assert "me.jpg: is no picture" in line
 
 
 # Bad weight files
