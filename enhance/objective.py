@@ -62,8 +62,8 @@ PRESETS = {
         patience=10,
         lr_ws=3e-3,
         lr_noise=2e-2,
-        # A trained network's entropy outside the band is about 0.004 nats: weighted by the paper's 1, or by 100, it would
-        # not count beside the other terms, whose own noise in bfloat16 is larger (docs/decisions.md).
+        # A trained network's entropy outside the band is about 0.004 nats: weighted by the paper's 1, or by 100, it
+        # would not count beside the other terms, whose own noise in bfloat16 is larger (docs/decisions.md).
         entropy=1000.0,
         adversarial=0.1,
         perceptual=10.0,
