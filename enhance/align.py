@@ -125,7 +125,8 @@ def paste(matte: Tensor, square: Square, size: tuple[int, int], outside: Tensor 
 def inverted(matrix: Tensor) -> Tensor:
     """The inverse of an affine map, both [2, 3]."""
     last = matrix.new_tensor([[0.0, 0.0, 1.0]])
-    return torch.linalg.inv(torch.cat([matrix, last]))[:2]
+    inverse: Tensor = torch.linalg.inv(torch.cat([matrix, last]))
+    return inverse[:2]
 
 
 def warped(image: Tensor, matrix: Tensor, size: tuple[int, int], *, beyond: str) -> Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -105,7 +105,7 @@ def read_photo(path: Path, content: bytes | None = None) -> Tensor:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = round((Image.MAX_IMAGE_PIXELS or 0) / 1e6)
         raise ValueError(f"{path}: more than {limit} million pixels; make it smaller") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ValueError(f"{path}: is no picture; needed is a JPEG, PNG, WebP, TIFF or the like") from error
     except Exception as error:  # whatever broken bytes raise: this file is named, the others go on
         raise ValueError(f"{path}: {str(error) or type(error).__name__}") from error

@@ -18,8 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..enhance.trimap import trimap_from_alpha
+from ..shards.light import LINEAR, blend
 from .backgrounds import background_pool
-from .composites import LINEAR, Portraits, blend, load_portraits, planes
+from .composites import Portraits, load_portraits, planes
 from .grids import to_rgb
 
 BACKGROUND_SEED = 2_000_000  # of no training's pool
@@ -54,7 +55,8 @@ def write_benchmark(renders: Path, out: Path, *, size: int, num: int | None = No
         for layer, pixels in layers.items():
             Image.fromarray(pixels).save(out / layer / f"{name}.png")
         record = json.loads((renders / "test" / f"{portraits.keys[index]}.json").read_text())
-        rows.append({"name": name} | described(record, layers["alpha"], layers["hair"]))
+        named: dict[str, str | float] = {"name": name}
+        rows.append(named | described(record, layers["alpha"], layers["hair"]))
     partial = out / f"attributes.csv.{os.getpid()}.partial"
     with partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))

@@ -51,7 +51,7 @@ def _parts(faces: np.ndarray, num_vertices: int) -> np.ndarray:
     graph = sp.coo_matrix((np.ones(len(ring)), (ring[:, 0], ring[:, 1])), (num_vertices, num_vertices))
     _, labels = sp.csgraph.connected_components(graph, directed=False)
     order = np.argsort(-np.bincount(labels))
-    return np.argsort(order)[labels]
+    return np.asarray(np.argsort(order)[labels])
 
 
 def _subset(faces: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

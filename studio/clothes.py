@@ -83,7 +83,7 @@ def _hole(at: np.ndarray, neck: str, depth: float) -> np.ndarray:
         hole = np.where(front, np.maximum(hole, 0.09 - np.hypot(x, (y - low - 0.09) * 1.0)), hole)
     if neck == "tank":
         hole = np.maximum(hole, np.where(y > -0.33, x - 0.125, -1.0))
-    return np.maximum(hole, _head(at))
+    return np.asarray(np.maximum(hole, _head(at)))
 
 
 def _jacket_hole(at: np.ndarray, depth: float) -> np.ndarray:
@@ -91,7 +91,7 @@ def _jacket_hole(at: np.ndarray, depth: float) -> np.ndarray:
     around = np.sqrt((x / 0.085) ** 2 + ((z + 0.115) / 0.065) ** 2)
     hole = np.where(y > -0.30, (1 - around) * 0.065, -1.0)
     opening = 0.30 * (y + 0.36 + 0.25 * depth) - x
-    return np.maximum(np.where(z > -0.10, np.maximum(hole, 0.95 * opening), hole), _head(at))
+    return np.asarray(np.maximum(np.where(z > -0.10, np.maximum(hole, 0.95 * opening), hole), _head(at)))
 
 
 def _paint(at: np.ndarray, clothes: ClothesAttributes, hole: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -146,7 +146,8 @@ def _shell(
     fine = close * (1 - free) + loose * free
     stretched = template.positions * np.array([1.0, 0.45, 1.0])
     waves = value_noise(stretched, 0.03, rng) + 0.4 * value_noise(stretched, 0.014, rng)
-    return fine + vertex_normals(fine, template.faces) * (0.0035 * folds * (waves + 0.6))[:, None] * free
+    moved = vertex_normals(fine, template.faces) * (0.0035 * folds * (waves + 0.6))[:, None] * free
+    return np.asarray(fine + moved)
 
 
 def dress(

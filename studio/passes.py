@@ -27,7 +27,7 @@ def paint_and_normals(scene: Any, *, samples: int, seed: int) -> tuple[np.ndarra
     mi = mitsuba()
     integrator = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal", "depth": {"type": "depth"}})
     values = np.array(mi.render(scene, integrator=integrator, spp=samples, seed=seed), dtype=np.float32)
-    values = np.nan_to_num(values) / np.maximum(values[..., 3:4], 1e-3)
+    values = np.asarray(np.nan_to_num(values) / np.maximum(values[..., 3:4], 1e-3), np.float32)
     return values[..., 4:7], values[..., 7:10]
 
 
@@ -41,7 +41,8 @@ class _Rays:
         self.scene, self.sensor, self.size = scene, scene.sensors()[0], size
         kinds = {}
         for shape in scene.shapes():
-            handle = int(drjit.reinterpret_array(mi.UInt32, mi.ShapePtr(shape))[0])
+            handles: Any = drjit.reinterpret_array(mi.UInt32, mi.ShapePtr(shape))
+            handle = int(handles[0])
             kinds[handle] = 2 if shape.id().startswith(HAIR) else 1
         self.kinds = np.zeros(max(kinds, default=0) + 1, np.uint8)
         for handle, kind in kinds.items():
@@ -120,8 +121,8 @@ def coverage(scene: Any, touched: np.ndarray, *, size: int, samples: int, seed: 
         chosen = np.flatnonzero(mask)
         if not len(chosen):  # a bald head has no parting
             continue
-        kinds = rays.hit(*_stratified(chosen, size, side, rng)).reshape(len(chosen), side * side)
-        alpha.ravel()[chosen], hair.ravel()[chosen] = (kinds > 0).mean(-1), (kinds == 2).mean(-1)
+        more = rays.hit(*_stratified(chosen, size, side, rng)).reshape(len(chosen), side * side)
+        alpha.ravel()[chosen], hair.ravel()[chosen] = (more > 0).mean(-1), (more == 2).mean(-1)
     return alpha.astype(np.float32), hair.astype(np.float32)
 
 
@@ -152,7 +153,7 @@ def straight(premultiplied: np.ndarray, own_alpha: np.ndarray, alpha: np.ndarray
     ratio = premultiplied / np.maximum(own_alpha, 1e-3)[..., None]
     trust = np.clip((np.minimum(alpha, own_alpha) - 0.15) / 0.35, 0, 1)
     trust = trust * trust * (3 - 2 * trust)
-    return ratio * trust[..., None] + _spread(ratio, own_alpha**2) * (1 - trust[..., None])
+    return np.asarray(ratio * trust[..., None] + _spread(ratio, own_alpha**2) * (1 - trust[..., None]))
 
 
 def _spread(colour: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -169,4 +170,4 @@ def _spread(colour: np.ndarray, weight: np.ndarray) -> np.ndarray:
     coarse = np.stack([ndimage.map_coordinates(coarse[..., c], np.meshgrid(rows, columns, indexing="ij"), order=1,
                                                mode="nearest") for c in range(3)], -1)  # fmt: skip
     sure = np.clip(mass / 0.15, 0, 1)[..., None]
-    return blurred / np.maximum(mass, 1e-8)[..., None] * sure + coarse * (1 - sure)
+    return np.asarray(blurred / np.maximum(mass, 1e-8)[..., None] * sure + coarse * (1 - sure))

@@ -40,13 +40,13 @@ def linear(srgb: np.ndarray) -> np.ndarray:
 def value_noise(points: np.ndarray, scale_m: float, rng: np.random.Generator) -> np.ndarray:
     """Smooth noise about [-1, 1] at [V, 3] points, features of about `scale_m` metres."""
     lattice = rng.uniform(-1, 1, (32, 32, 32)).astype(np.float32)
-    return map_coordinates(lattice, (points / scale_m + 16).T, order=1, mode="grid-wrap")
+    return np.asarray(map_coordinates(lattice, (points / scale_m + 16).T, order=1, mode="grid-wrap"))
 
 
 def _spot(points: np.ndarray, centre: tuple[float, float, float], radius_m: float) -> np.ndarray:
     """Gaussian spot mirrored in x, in [0, 1]."""
     mirrored = np.stack([np.abs(points[:, 0]), points[:, 1], points[:, 2]], axis=1)
-    return np.exp(-0.5 * np.sum((mirrored - np.asarray(centre)) ** 2, axis=1) / radius_m**2)
+    return np.asarray(np.exp(-0.5 * np.sum((mirrored - np.asarray(centre)) ** 2, axis=1) / radius_m**2))
 
 
 def draw_skin(rng: np.random.Generator, *, age: float, gender: float) -> SkinAttributes:
@@ -73,7 +73,7 @@ def tone_colour(skin: SkinAttributes) -> np.ndarray:
     place = skin.tone * (len(TONES) - 1)
     low = min(int(place), len(TONES) - 2)
     colour = linear(TONES[low] * (low + 1 - place) + TONES[low + 1] * (place - low))
-    return colour * np.array([1 - 0.02 * skin.warmth, 1 + 0.02 * skin.warmth, 1 - 0.09 * skin.warmth])
+    return np.asarray(colour * np.array([1 - 0.02 * skin.warmth, 1 + 0.02 * skin.warmth, 1 - 0.09 * skin.warmth]))
 
 
 def paint_skin(template: Template, skin: SkinAttributes, rng: np.random.Generator) -> np.ndarray:
@@ -113,7 +113,7 @@ def paint_skin(template: Template, skin: SkinAttributes, rng: np.random.Generato
 
     inside = np.clip(masks["inside-mouth"] * 1.5 - 0.5, 0, 1)[:, None] * (1 - np.clip(masks["lips"], 0, 1))[:, None]
     colour = colour * (1 - inside) + np.array([0.10, 0.025, 0.02]) * inside
-    return np.clip(colour, 0.004, 0.95).astype(np.float32)
+    return np.asarray(np.clip(colour, 0.004, 0.95), np.float32)
 
 
 def paint_eyes(template: Template, skin: SkinAttributes, rng: np.random.Generator) -> np.ndarray:
@@ -135,4 +135,4 @@ def paint_eyes(template: Template, skin: SkinAttributes, rng: np.random.Generato
     ring = np.exp(-0.5 * ((angle - 28) / 2.2) ** 2)[:, None]
     colour *= 1 - 0.6 * ring
     pupil = np.clip((10.5 - angle) / 1.5, 0, 1)[:, None]
-    return (colour * (1 - pupil) + 0.003 * pupil).astype(np.float32)
+    return np.asarray(colour * (1 - pupil) + 0.003 * pupil, np.float32)

@@ -190,7 +190,8 @@ def frozen_trunk(vgg: Path | None) -> Trunk:
     """What the discriminator looks with, in bfloat16: five blocks from a file, or the embedded three."""
     if vgg is not None:
         return load_deep_trunk(vgg)
-    return load_perceptual().trunk.bfloat16().to(memory_format=torch.channels_last)
+    trunk: Trunk = load_perceptual().trunk.bfloat16().to(memory_format=torch.channels_last)
+    return trunk
 
 
 def run_generator(

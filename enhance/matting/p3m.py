@@ -50,6 +50,11 @@ class BasicBlock(nn.Module):
 class ResNet34(nn.Module):
     """ResNet-34 (He et al. 2016, arXiv 1512.03385) without strides; its classifier is in the file and never used."""
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, padding=3, bias=False), nn.BatchNorm2d(64)
@@ -117,6 +122,15 @@ def decoder(*widths: int, predicts: bool = False) -> nn.Sequential:
 
 class P3MNet(nn.Module):
     """The whole network, 39.5 M parameters, half a million of them unused."""
+
+    decoder1_g: nn.Sequential
+    decoder2_g: nn.Sequential
+    decoder3_g: nn.Sequential
+    decoder4_g: nn.Sequential
+    decoder1_l: nn.Sequential
+    decoder2_l: nn.Sequential
+    decoder3_l: nn.Sequential
+    decoder4_l: nn.Sequential
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,7 +203,7 @@ def unpooled(x: Tensor, places: Tensor) -> Tensor:
     last = order.new_zeros(n, channels, 4 * height * width).scatter_reduce(2, flat, order, "amax", include_self=False)
     winners = x.flatten(2).gather(2, last.gather(2, flat)).view_as(x)
     x = winners.detach() + (x - x.detach())
-    return F.max_unpool2d(x, places, 2, 2)
+    return F.max_unpool2d(x, places, [2, 2], [2, 2])
 
 
 def enlarged(x: Tensor, factor: int) -> Tensor:

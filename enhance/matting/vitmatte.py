@@ -77,7 +77,8 @@ def read_settings(file: Path) -> dict[str, Any]:
     backbone = settings.get("backbone_config")
     if not isinstance(backbone, dict) or backbone.get("model_type") != "vitdet" or settings.get("backbone"):
         raise ValueError(f"{file}: expected a backbone_config of the model_type 'vitdet', found {str(backbone)[:60]}")
-    return settings
+    checked: dict[str, Any] = settings
+    return checked
 
 
 def vitmatte_folder(name: str) -> Path:
