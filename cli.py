@@ -309,6 +309,74 @@ def export(folder: Path, to: str, out: Path) -> None:
     click.echo(f"{out}: {count} portraits in {', '.join(shards.LAYOUTS[to])}")
 
 
+# finetune
+
+
+@cli.command("finetune")
+@click.argument("place", metavar="DIR")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="NAME.safetensors.")
+@click.option(
+    "--network",
+    default="default",
+    show_default=True,
+    help="Where to start: default, second, modnet:FILE, gca:FILE, ..., or package.module:factory.",
+)
+@click.option(
+    "--real",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A folder with image/ and alpha/, to be mixed in.",
+)
+@click.option("--real-share", type=click.FloatRange(0, 1, max_open=True), help="Of every batch [default: 0.25].")
+@click.option("--steps", type=click.IntRange(1), default=2000, show_default=True, help="Updates in all.")
+@click.option("--batch", type=click.IntRange(2, 4096), default=8, show_default=True, help="Pictures a step.")
+@click.option("--size", type=click.IntRange(32, 4096), default=128, show_default=True, help="Their side, pixels.")
+@click.option("--lr", type=click.FloatRange(0, 1, min_open=True), default=2e-4, show_default=True, help="Highest rate.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
+)
+@click.option(
+    "--workers", type=click.IntRange(0, 256), default=0, show_default=True, help="Processes that read; 0: none."
+)
+@click.option(
+    "--validate-on",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A dataset or a folder with image/ and alpha/ [default: a twentieth of DIR, held out].",
+)
+def finetune_network(
+    place: str, out: Path, network: str, real: Path | None, real_share: float | None, steps: int, batch: int,
+    size: int, lr: float, seed: int, device: str, workers: int, validate_on: Path | None,
+) -> None:  # fmt: skip
+    """Train a matting network on a dataset (a folder, or a URL that fsspec knows), over ever new backgrounds.
+
+    The best by validation is kept. Interrupted in any way, the same command goes on where it stopped.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    if real is None and real_share:
+        raise click.UsageError("--real-share needs --real, the folder of the pictures")
+    share = 0.0 if real is None else 0.25 if real_share is None else real_share
+    with tqdm(total=steps, unit="step", desc="finetune", smoothing=0.05) as bar:
+
+        def progress(step: int, loss: float, rate: float) -> None:
+            if step - bar.n > 1:
+                bar.initial = step - 1  # the steps of earlier runs
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{loss:.4g}", pictures_s=f"{rate * batch:.3g}", refresh=False)
+
+        card = finetune.finetune(
+            place, out, network=network, steps=steps, batch=batch, size=size, lr=lr, seed=seed, device=device,
+            workers=workers, real=real, real_share=share, validate_on=validate_on, progress=progress,
+        )  # fmt: skip
+    measured = card["measured"]
+    click.echo(
+        f"{out}: MAD x1000 {measured['mad_at_start']:.4g} at the start, {measured['mad']:.4g} at step "
+        f"{card['best_step']}, which is kept ({measured['pictures']} validation pictures)\n"
+        f"curve: {out.with_suffix('.csv')}, {out.with_suffix('.png')}; measure it: python cli.py evaluate {out} "
+        "--on DIR"
+    )
+
+
 # evaluate
 
 
@@ -346,7 +414,7 @@ def evaluate(
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
     total = finetune.count_items(folder)
-    matting = enhancing.load_matting(_network_name(network)).to(device)
+    matting = finetune.load_network(_network_name(network)).to(device)
     pictures = finetune.items(folder, originals=originals, seed=seed)
     with tqdm(total=total, unit="picture", desc="evaluate", leave=False) as bar:
         measured, found = finetune.run(matting, pictures, trimap_share=trimap_share, progress=bar.update)

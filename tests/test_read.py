@@ -48,6 +48,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def is_even(key: str) -> bool:
+    return int(key) % 2 == 0
+
+
 def stored(folder: Path, key: str, name: str) -> np.ndarray:
     for path in folder.glob("*.tar"):
         for found, files in shards.samples_of(path):
@@ -74,6 +78,27 @@ def in_turn(reader: Composites, monkeypatch: pytest.MonkeyPatch, num_workers: in
 
 
 # Which samples, and when
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_samples_that_take_no_part_are_left_out_and_nothing_else_changes(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    everything = {batch["key"][0]: batch["image"] for batch in Composites(dataset, **PLAIN | {"batch_size": 1})}
+    reader = Composites(dataset, keep=is_even, **PLAIN)
+    batches = in_turn(reader, monkeypatch, num_workers)
+    assert sorted(keys_of(batches)) == sorted(key for key in everything if is_even(key))
+    assert reader.num_batches(num_workers=num_workers) == len(batches)
+    for batch in batches:
+        for key, image in zip(batch["key"], batch["image"], strict=True):
+            assert torch.equal(everything[key][0], image)
+    reader.start_at(0, 1)
+    assert sorted(keys_of(in_turn(reader, monkeypatch, num_workers))) == sorted(keys_of(batches[1:]))
+
+
+def test_a_choice_of_nobody_is_refused(dataset: Path) -> None:
+    with pytest.raises(ValueError, match="none of the 11 samples"):
+        Composites(dataset, keep=lambda key: False, **PLAIN)
 
 
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (1, 3), (2, 1), (3, 2), (5, 3)])
