@@ -222,6 +222,7 @@ def mean_error(matting: Matting, pictures: list[Item]) -> float:
 def described(place: str | Path) -> dict[str, Any]:
     """Name, configuration and networks of a dataset; those of an unfinished one are not known."""
     where = f"{str(place).rstrip('/')}/{DATASET}"
+    found: dict[str, Any]
     if not is_url(place) and not Path(where).is_file():
         found = {"config_hash": config_hash(read_config(Path(place))), "networks": []}
     else:

@@ -156,8 +156,10 @@ class Composites(IterableDataset[Batch]):
         if alpha.shape != colours.shape[:2]:
             raise ValueError(f"{sample['__url__']}: sample {key} has an alpha of another size than its colours")
         behind = None if is_original else self.background
-        knobs = {"size": self.size, "augment": self.augment, "trimap_px": self.trimap_px}
-        return pictured(colours, alpha, rng, behind=behind, **knobs) | {"key": key}
+        made = pictured(
+            colours, alpha, rng, behind=behind, size=self.size, augment=self.augment, trimap_px=self.trimap_px
+        )
+        return made | {"key": key}
 
 
 def pictured(
