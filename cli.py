@@ -1,12 +1,13 @@
 """The command line: the one place that wires the stages together, prints, and exits."""
 
+import math
 import os
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import count, islice
 from pathlib import Path
@@ -41,6 +42,8 @@ class Pipeline:
     enhancement: dict[str, Any]  # keywords of enhance()
     encoding: dict[str, Any]  # keywords of encode()
     out: Path
+    calibration: filters.Calibration | None = None
+    max_expected_mad: float = math.inf
 
     def networks(self) -> dict[str, Any]:
         """All frozen networks, on the device."""
@@ -64,7 +67,8 @@ class Pipeline:
         )
         for one in enhanced:
             scores = filters.score(one, matting, networks["second"], perceptual, discriminator)
-            yield filters.decide(one, scores)
+            expected = self.calibration.expected_mad(scores) if self.calibration else filters.UNCALIBRATED
+            yield filters.decide(one, scores, expected_mad=expected, max_expected_mad=self.max_expected_mad)
 
     def start(self) -> Work:
         """Called in a worker: loads the networks once, returns what makes a shard with them."""
@@ -100,6 +104,8 @@ def _config(pipeline: Pipeline, *, n: int, shard_size: int, networks: Mapping[st
         "enhancement": pipeline.enhancement,
         "encoding": pipeline.encoding,
         "networks": {name: network.card["sha256"] for name, network in networks.items()},
+        "calibration": pipeline.calibration.sha256 if pipeline.calibration else "uncalibrated",
+        "max_expected_mad": None if math.isinf(pipeline.max_expected_mad) else pipeline.max_expected_mad,
         "versions": {"mattesmith": version("mattesmith"), **library_versions()},
     }
 
@@ -133,6 +139,10 @@ def cli() -> None:
 )
 @click.option("--steps", type=click.IntRange(0, 100_000), help="Enhancement steps a portrait [default: the preset's].")
 @click.option("--variables", type=click.Choice(["both", "noise", "latent"]), help="What is optimised [default: both].")
+@click.option(
+    "--max-expected-mad", type=click.FloatRange(min=0, min_open=True),
+    help="Drop portraits whose matte's expected error (MAD x1000) is higher; needs a calibration.",
+)  # fmt: skip
 @click.option("--psi", type=click.FloatRange(0, 1.5), default=0.8, show_default=True, help="Truncation of the sampler.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other portraits.")
 @click.option(
@@ -152,7 +162,8 @@ def cli() -> None:
 @click.option("--estimate", is_flag=True, help="Only try a few candidates, and print time and disk for --n.")
 def generate(
     n: int, out: Path, generator: str, matting: str, perceptual: str, preset: str, steps: int | None,
-    variables: str | None, psi: float, seed: int, device: str, shard_size: int, workers: int | None, slots: int,
+    variables: str | None, max_expected_mad: float | None, psi: float, seed: int, device: str, shard_size: int,
+    workers: int | None, slots: int,
     precision: str, codec: str, with_latents: bool, with_alpha16: bool, estimate: bool,
 ) -> None:  # fmt: skip
     """Sample, enhance, matte, filter and write a dataset.
@@ -170,6 +181,7 @@ def generate(
     plan = shards.plan(n, shard_size)
     num_workers = workers or (1 if device == "cuda" else _num_cores())
     networks = pipeline.networks()
+    pipeline = _calibrated(pipeline, networks, max_expected_mad)
     if estimate:
         _estimate(pipeline, networks, n=n, num_workers=num_workers)
         return
@@ -190,6 +202,17 @@ def generate(
     click.echo(
         f"{out}: {n} portraits in {len(plan)} shards; look at them: python cli.py stats {out} --html report.html"
     )
+
+
+def _calibrated(pipeline: Pipeline, networks: Mapping[str, Any], limit: float | None) -> Pipeline:
+    """The pipeline with the calibration of its networks, if there is one, and the limit, which needs one."""
+    found = filters.find_calibration({name: network.card["sha256"] for name, network in networks.items()})
+    if limit is not None and found is None:
+        raise click.UsageError(
+            f"--max-expected-mad {limit:g}: uncalibrated, no calibration was fitted with this generator and these "
+            "matting networks; fit one (python cli.py studio calibrate), or leave the option out"
+        )
+    return replace(pipeline, calibration=found, max_expected_mad=math.inf if limit is None else limit)
 
 
 def _run(pipeline: Pipeline, tasks: list[tuple[int, int]], *, n: int, before: int, num_workers: int) -> list[int]:
@@ -245,6 +268,8 @@ def stats(folder: Path, html: Path | None, sheet: Path | None) -> None:
     statistics = shards.read_statistics(folder)
     for title, table in shards.tables(statistics).items():
         click.echo(f"\n{title}\n{table.to_string(float_format=lambda value: f'{value:.4g}')}")
+    if not shards.is_calibrated(statistics.candidates):
+        click.echo("\nuncalibrated: no expected error of the mattes is known")
     if html is not None:
         shards.publish_text(html, shards.report(folder, statistics))
         click.echo(f"\nreport: {html}")

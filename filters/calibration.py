@@ -2,10 +2,12 @@
 
     log(error) = bias + sum_j weight_j f_j(log score_j),    weight_j >= 0, f_j never falling
 
-So a worse score never lowers the number, and the whole is a page of JSON; `fitting.py` makes it. A calibration holds for
-the networks it was fitted with. With others a portrait has no expected error: it is then -1.0 (UNCALIBRATED), in every record, so that no schema changes.
+So a worse score never lowers the number, and the whole is a page of JSON; `fitting.py` makes it. A calibration holds
+for the networks it was fitted with. With others a portrait has no expected error: it is then -1.0 (UNCALIBRATED), in
+every record, so that no schema changes.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -59,6 +61,11 @@ class Calibration:
     def fits(self, networks: Mapping[str, str]) -> bool:
         """Whether it was fitted with these networks (sha256 by name)."""
         return all(networks.get(name) == sha256 for name, sha256 in self.networks.items())
+
+    @property
+    def sha256(self) -> str:
+        """Of its JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
         """As text; `from_json` gives the same calibration back, to the last bit."""

@@ -9,7 +9,7 @@ from .read import Composites
 from .report import report
 from .selection import Selection, by_condition, by_expected_mad, by_quantile, refilter
 from .sheet import contact_sheet
-from .stats import Statistics, read_statistics, tables
+from .stats import Statistics, is_calibrated, read_statistics, tables
 from .verify import verify
 from .writer import publish_text, write_shard
 
@@ -32,6 +32,7 @@ __all__ = [
     "export",
     "fill_shard",
     "finish",
+    "is_calibrated",
     "key_of",
     "library_versions",
     "mattesmith_version",

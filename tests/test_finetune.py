@@ -53,7 +53,7 @@ def portraits(shard: int) -> Iterator[Scored]:
         alpha[:, 8 + candidate % 4 :, 10:22] = 1
         white = torch.ones(3, SIDE, SIDE)
         sample = Sample(Latents(1, shard, candidate, torch.zeros(4)), torch.zeros(2, 4), (), white)
-        yield Scored(Enhanced(sample, sample.ws, (), white, alpha, white, {}, 1), {"coverage": 0.5}, None)
+        yield Scored(Enhanced(sample, sample.ws, (), white, alpha, white, {}, 1), {"coverage": 0.5}, -1.0, None)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def portraits(shard: int) -> Iterator[Scored]:
         image, foreground = torch.from_numpy(rng.uniform(-1, 1, (2, 3, SIDE, SIDE)).astype("float32"))
         alpha = torch.from_numpy(rng.uniform(0, 1, (1, SIDE, SIDE)).astype("float32"))
         sample = Sample(Latents(1, shard, candidate, torch.zeros(4)), torch.zeros(2, 4), (), image)
-        yield Scored(Enhanced(sample, sample.ws, (), image, alpha, foreground, {}, 1), {"coverage": 0.5}, None)
+        yield Scored(Enhanced(sample, sample.ws, (), image, alpha, foreground, {}, 1), {"coverage": 0.5}, -1.0, None)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def portraits(shard: int) -> Iterator[Scored]:
         sample = Sample(Latents(1, shard, candidate, torch.zeros(4)), torch.zeros(2, 4), (), image)
         enhanced = Enhanced(sample, sample.ws, (), image, image[:1], image, {"entropy_after": 0.5}, 1)
         scores = {"coverage": coverage, "holes": 0.0}
-        yield Scored(enhanced, scores, "holes" if candidate == 1 else None)
+        yield Scored(enhanced, scores, -1.0, "holes" if candidate == 1 else None)
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def portraits(shard: int, reason: str, side: int = 8) -> Iterator[Scored]:
         losses = {"entropy_before": 0.5, "entropy_after": 0.25 if candidate else 0.75}
         enhanced = Enhanced(sample, sample.ws, (), image, alpha, image, losses, 3)
         scores = {"certainty": float(candidate), "agreement": 0.1, "agreement_before": 0.2, HOSTILE: 0.5}
-        yield Scored(enhanced, scores, reason if candidate % 3 == 1 else None)
+        yield Scored(enhanced, scores, -1.0, reason if candidate % 3 == 1 else None)
 
 
 @pytest.fixture(scope="module")
