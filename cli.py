@@ -541,6 +541,51 @@ def benchmark(renders: Path, out: Path, size: int, count: int | None, seed: int)
     click.echo(f"{out}: {num} portraits with exact mattes; attributes in {out / 'attributes.csv'}")
 
 
+@studio.command()
+@RENDERS
+@STATE
+@click.option("--generator", default="default", show_default=True, help="As for generate.")
+@click.option("--matting", default="default", show_default=True, help="As for generate.")
+@click.option(
+    "--n",
+    "num",
+    type=click.IntRange(1),
+    default=400,
+    show_default=True,
+    help="Pictures; half of the people are held out.",
+)
+@click.option(
+    "--invert-steps", type=click.IntRange(0, 100_000), default=300, show_default=True,
+    help="Every second picture is inverted into the generator in so many; 0: none is.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False),
+    help="JSON, with two diagrams beside it [default: where generate looks for it].",
+)  # fmt: skip
+@SEED
+def calibrate(
+    renders: Path, state: Path, generator: str, matting: str, num: int, invert_steps: int, out: Path | None, seed: int
+) -> None:
+    """Fit what tells a matte's error from its scores, for a generator and a matting network; resumes."""
+    from mattesmith.studio import calibrate as calibrating
+
+    torch.set_num_threads(1)
+    judges = calibrating.Judges(
+        gen.load_generator(generator), gen.load_discriminator(generator), enhancing.load_matting(matting),
+        enhancing.load_matting("second"), enhancing.load_perceptual("embedded"),
+    )  # fmt: skip
+    sums = judges.sums()
+    is_default = generator == matting == "default"
+    if out is None:
+        out = filters.calibration_file(None if is_default else sums)
+    log = state / "calibration" / f"{filters.calibration_file(sums).stem}-{num}-{seed}-{invert_steps}.jsonl"
+    calibration, held = calibrating.calibrate(renders, judges, log, num=num, seed=seed, invert_steps=invert_steps)
+    pictures = calibrating.write_calibration(out, calibration, held)
+    for name, value in calibration.fit.items():
+        click.echo(f"{name + ':':30s}{value:.4g}")
+    click.echo(f"{out}: {', '.join(term.score for term in calibration.terms)}\nlook at {', '.join(map(str, pictures))}")
+
+
 @studio.command("train-generator")
 @RENDERS
 @STATE

@@ -118,9 +118,12 @@ def fault_of(calibration: Calibration) -> str:
     return "" if all(map(isfinite, numbers)) else "it holds numbers that are not finite"
 
 
-def calibration_file(matting: str, *, folder: Path = WEIGHTS) -> Path:
-    """Where the calibration of a matting network is looked for: "default", or another one's sha256."""
-    return folder / ("calibration.json" if matting == "default" else f"calibration-{matting[:12]}.json")
+def calibration_file(networks: Mapping[str, str] | None, *, folder: Path = WEIGHTS) -> Path:
+    """Where a calibration is looked for: that of the embedded networks (None), or of others (sha256 by name)."""
+    if networks is None:
+        return folder / "calibration.json"
+    name = "".join(networks[name] for name in NETWORKS)
+    return folder / f"calibration-{hashlib.sha256(name.encode()).hexdigest()[:12]}.json"
 
 
 def find_calibration(networks: Mapping[str, str], *, folder: Path = WEIGHTS) -> Calibration | None:

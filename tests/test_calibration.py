@@ -85,8 +85,8 @@ def test_the_same_portraits_give_the_same_bits_and_json_keeps_them() -> None:
 def test_a_calibration_is_found_by_its_networks_alone(tmp_path: Path) -> None:
     assert find_calibration(NETWORKS, folder=tmp_path) is None
     default, other = fitted(20), fit_calibration(*portraits(30), networks=NETWORKS | {"matting": "d"}, version="0")
-    calibration_file("default", folder=tmp_path).write_text(default.to_json())
-    calibration_file("d" * 64, folder=tmp_path).write_text(other.to_json())
+    calibration_file(None, folder=tmp_path).write_text(default.to_json())
+    calibration_file(NETWORKS | {"matting": "d"}, folder=tmp_path).write_text(other.to_json())
     more = {"perceptual": "e" * 64}
     assert find_calibration(NETWORKS | more, folder=tmp_path) == default
     assert find_calibration(NETWORKS | {"matting": "d"}, folder=tmp_path) == other
