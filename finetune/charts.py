@@ -83,7 +83,8 @@ def save_chart(
     draw.text((LEFT, 8), title, INK, ImageFont.load_default(FONT_PX + 2), anchor="la")
     draw.text((LEFT, TOP - 4), y_label, INK, font, anchor="ls")
 
-    # The curves and their names.
+    # The curves and their names, these above the right end of the axes.
+    right = LEFT + width
     for index, (line, points) in enumerate(zip(lines, shown, strict=True)):
         colour = COLOURS[index % len(COLOURS)]
         corners = [place(*point) for point in points]
@@ -91,7 +92,9 @@ def save_chart(
             draw.line(corners, colour, 2)
         for x, y in corners if line.dots or len(corners) < 40 else ():
             draw.ellipse([x - 2.5, y - 2.5, x + 2.5, y + 2.5], colour)
-        draw.text((SIZE[0] - RIGHT - 8, TOP + 8 + 18 * index), line.label, colour, font, anchor="ra")
+    for index in reversed(range(len(lines))):
+        draw.text((right, TOP - 4), lines[index].label, COLOURS[index % len(COLOURS)], font, anchor="rs")
+        right -= font.getlength(lines[index].label) + 16
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     publish(path, lambda file: write_all(file, stream.getvalue()))

@@ -270,7 +270,7 @@ def write_curve(out: Path, rows: list[dict[str, float]]) -> None:
     publish_text(out.with_suffix(".csv"), stream.getvalue())
     steps = [row["step"] for row in rows]
     lines = [
-        Line("MAD x1000 of the average", steps, [row["mad"] for row in rows]),
+        Line("average of the weights", steps, [row["mad"] for row in rows]),
         Line("best so far", steps, [row["best"] for row in rows]),
     ]
     save_chart(out.with_suffix(".png"), lines, title=out.stem, x_label="step", y_label="MAD x1000, validation")

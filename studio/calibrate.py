@@ -92,9 +92,8 @@ def calibrate(
     measured = read_log(log, {"networks": judges.sums(), "num": num, "seed": seed, "invert_steps": invert_steps})
     pictures = known_pictures(renders, num=num, size=judges.generator.resolution, seed=seed)
     done = {one.number for one in measured}
-    waiting = (known for known in pictures if known.number not in done)
     with tqdm(total=num, initial=len(measured), unit="portrait", desc="calibrate") as bar, log.open("a") as stream:
-        for one in measure_all(waiting, judges, seed=seed, invert_steps=invert_steps, slots=slots):
+        for one in measure_all(pictures, judges, done, seed=seed, invert_steps=invert_steps, slots=slots):
             stream.write(json.dumps(asdict(one), allow_nan=False) + "\n")
             stream.flush()
             measured.append(one)
@@ -143,19 +142,24 @@ def over_background(
 
 
 def measure_all(
-    pictures: Iterator[Known], judges: Judges, *, seed: int, invert_steps: int, slots: int
+    pictures: Iterator[Known], judges: Judges, done: set[int], *, seed: int, invert_steps: int, slots: int
 ) -> Iterator[Measured]:
-    """Every second person as found in the generator, the others as they are; in groups, so not quite in order."""
+    """Every second person as found in the generator, the others as they are; those in `done` are left out.
+
+    In groups, so not quite in order; the groups are always the same, because a batch's neighbours enter the last bits.
+    """
     while group := list(islice(pictures, 2 * slots)):
         is_inverted = {known.number: invert_steps > 0 and known.number // 2 % 2 == 1 for known in group}
         inverted = [known for known in group if is_inverted[known.number]]
-        targets = [(latents_of(known, judges, seed), known.image) for known in inverted]
+        is_due = any(known.number not in done for known in inverted)
+        targets = [(latents_of(known, judges, seed), known.image) for known in inverted if is_due]
         results = invert(targets, judges.generator, judges.perceptual, steps=invert_steps, slots=slots)
         for known in group:
-            if not is_inverted[known.number]:
+            if not is_inverted[known.number] and known.number not in done:
                 yield measure(known, sample_of(known, judges, seed), judges, source="composite")
-        for known, result in zip(inverted, results, strict=True):
-            yield measure(known, result.sample, judges, source="inverted")
+        for known, result in zip(inverted if is_due else [], results, strict=True):
+            if known.number not in done:
+                yield measure(known, result.sample, judges, source="inverted")
 
 
 def latents_of(known: Known, judges: Judges, seed: int) -> Latents:
@@ -241,7 +245,7 @@ def write_calibration(out: Path, calibration: Calibration, held: list[Measured])
         title=f"Reliability on {len(true)} portraits of people it never saw", x_label="expected MAD x1000",
         y_label="true MAD x1000", from_zero=True,
     )  # fmt: skip
-    curves = [("by expected error", expected), ("by true error (no better is possible)", true)]
+    curves = [("by expected error", expected), ("best possible", true)]
     lines = [Line(label, *(values.tolist() for values in risk_coverage(by, true))) for label, by in curves]
     lines.append(Line("by chance", [0, 1], [float(true.mean())] * 2))
     save_chart(risk, lines, title="Risk and coverage", x_label="share kept", from_zero=True,
