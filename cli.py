@@ -1,12 +1,13 @@
 """The command line: the one place that wires the stages together, prints, and exits."""
 
+import math
 import os
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import count, islice, zip_longest
 from pathlib import Path
@@ -48,6 +49,8 @@ class Pipeline:
     enhancement: dict[str, Any]  # keywords of enhance()
     encoding: dict[str, Any]  # keywords of encode()
     out: Path
+    calibration: filters.Calibration | None = None
+    max_expected_mad: float = math.inf
 
     def networks(self) -> dict[str, Any]:
         """All frozen networks, on the device; without "discriminator" or "trimap" where there is none."""
@@ -77,7 +80,8 @@ class Pipeline:
         )  # fmt: skip
         for one in enhanced:
             scores = filters.score(one, matting, networks["second"], perceptual, discriminator)
-            yield filters.decide(one, scores)
+            expected = self.calibration.expected_mad(scores) if self.calibration else filters.UNCALIBRATED
+            yield filters.decide(one, scores, expected_mad=expected, max_expected_mad=self.max_expected_mad)
 
     def optional_libraries(self) -> list[str]:
         """Packages of the extras whose arithmetic reaches the stored bytes."""
@@ -143,6 +147,8 @@ def _config(pipeline: Pipeline, *, n: int, shard_size: int, networks: Mapping[st
         "enhancement": pipeline.enhancement,
         "encoding": pipeline.encoding,
         "networks": {name: network.card["sha256"] for name, network in networks.items()},
+        "calibration": pipeline.calibration.sha256 if pipeline.calibration else "uncalibrated",
+        "max_expected_mad": None if math.isinf(pipeline.max_expected_mad) else pipeline.max_expected_mad,
         "normalisations": {
             name: network.card["normalisation"] for name, network in networks.items() if "normalisation" in network.card
         },
@@ -192,6 +198,10 @@ def cli() -> None:
 )
 @click.option("--steps", type=click.IntRange(0, 100_000), help="Enhancement steps a portrait [default: the preset's].")
 @click.option("--variables", type=click.Choice(["both", "noise", "latent"]), help="What is optimised [default: both].")
+@click.option(
+    "--max-expected-mad", type=click.FloatRange(min=0, min_open=True),
+    help="Drop portraits whose matte's expected error (MAD x1000) is higher; needs a calibration.",
+)  # fmt: skip
 @click.option("--psi", type=click.FloatRange(0, 1.5), default=0.8, show_default=True, help="Truncation of the sampler.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other portraits.")
 @click.option(
@@ -211,9 +221,9 @@ def cli() -> None:
 @click.option("--estimate", is_flag=True, help="Only try a few candidates, and print time and disk for --n.")
 def generate(
     n: int, out: Path, generator: str, discriminator: str | None, matting: str, trimap: str | None, foreground: str,
-    perceptual: str, preset: str, steps: int | None, variables: str | None, psi: float, seed: int, device: str,
-    shard_size: int, workers: int | None, slots: int, precision: str, codec: str, with_latents: bool,
-    with_alpha16: bool, estimate: bool,
+    perceptual: str, preset: str, steps: int | None, variables: str | None, max_expected_mad: float | None, psi: float,
+    seed: int, device: str, shard_size: int, workers: int | None, slots: int, precision: str, codec: str,
+    with_latents: bool, with_alpha16: bool, estimate: bool,
 ) -> None:  # fmt: skip
     """Sample, enhance, matte, filter and write a dataset.
 
@@ -232,6 +242,7 @@ def generate(
     plan = shards.plan(n, shard_size)
     num_workers = workers or (1 if device == "cuda" else _num_cores())
     networks = pipeline.networks()
+    pipeline = _calibrated(pipeline, networks, max_expected_mad)
     if estimate:
         _estimate(pipeline, networks, n=n, num_workers=num_workers)
         return
@@ -252,6 +263,17 @@ def generate(
     click.echo(
         f"{out}: {n} portraits in {len(plan)} shards; look at them: python cli.py stats {out} --html report.html"
     )
+
+
+def _calibrated(pipeline: Pipeline, networks: Mapping[str, Any], limit: float | None) -> Pipeline:
+    """The pipeline with the calibration of its networks, if there is one, and the limit, which needs one."""
+    found = filters.find_calibration({name: network.card["sha256"] for name, network in networks.items()})
+    if limit is not None and found is None:
+        raise click.UsageError(
+            f"--max-expected-mad {limit:g}: uncalibrated, no calibration was fitted with this generator and these "
+            "matting networks; fit one (python cli.py studio calibrate), or leave the option out"
+        )
+    return replace(pipeline, calibration=found, max_expected_mad=math.inf if limit is None else limit)
 
 
 def _run(pipeline: Pipeline, tasks: list[tuple[int, int]], *, n: int, before: int, num_workers: int) -> list[int]:
@@ -488,6 +510,8 @@ def stats(folder: Path, html: Path | None, sheet: Path | None) -> None:
     statistics = shards.read_statistics(folder)
     for title, table in shards.tables(statistics).items():
         click.echo(f"\n{title}\n{table.to_string(float_format=lambda value: f'{value:.4g}')}")
+    if not shards.is_calibrated(statistics.candidates):
+        click.echo("\nuncalibrated: no expected error of the mattes is known")
     if html is not None:
         shards.publish_text(html, shards.report(folder, statistics))
         click.echo(f"\nreport: {html}")
@@ -552,6 +576,74 @@ def export(folder: Path, to: str, out: Path) -> None:
     click.echo(f"{out}: {count} portraits in {', '.join(shards.LAYOUTS[to])}")
 
 
+# finetune
+
+
+@cli.command("finetune")
+@click.argument("place", metavar="DIR")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="NAME.safetensors.")
+@click.option(
+    "--network",
+    default="default",
+    show_default=True,
+    help="Where to start: default, second, modnet:FILE, gca:FILE, ..., or package.module:factory.",
+)
+@click.option(
+    "--real",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A folder with image/ and alpha/, to be mixed in.",
+)
+@click.option("--real-share", type=click.FloatRange(0, 1, max_open=True), help="Of every batch [default: 0.25].")
+@click.option("--steps", type=click.IntRange(1), default=2000, show_default=True, help="Updates in all.")
+@click.option("--batch", type=click.IntRange(2, 4096), default=8, show_default=True, help="Pictures a step.")
+@click.option("--size", type=click.IntRange(32, 4096), default=128, show_default=True, help="Their side, pixels.")
+@click.option("--lr", type=click.FloatRange(0, 1, min_open=True), default=2e-4, show_default=True, help="Highest rate.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
+)
+@click.option(
+    "--workers", type=click.IntRange(0, 256), default=0, show_default=True, help="Processes that read; 0: none."
+)
+@click.option(
+    "--validate-on",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A dataset or a folder with image/ and alpha/ [default: a twentieth of DIR, held out].",
+)
+def finetune_network(
+    place: str, out: Path, network: str, real: Path | None, real_share: float | None, steps: int, batch: int,
+    size: int, lr: float, seed: int, device: str, workers: int, validate_on: Path | None,
+) -> None:  # fmt: skip
+    """Train a matting network on a dataset (a folder, or a URL that fsspec knows), over ever new backgrounds.
+
+    The best by validation is kept. Interrupted in any way, the same command goes on where it stopped.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    if real is None and real_share:
+        raise click.UsageError("--real-share needs --real, the folder of the pictures")
+    share = 0.0 if real is None else 0.25 if real_share is None else real_share
+    with tqdm(total=steps, unit="step", desc="finetune", smoothing=0.05) as bar:
+
+        def progress(step: int, loss: float, rate: float) -> None:
+            if step - bar.n > 1:
+                bar.initial = step - 1  # the steps of earlier runs
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{loss:.4g}", pictures_s=f"{rate * batch:.3g}", refresh=False)
+
+        card = finetune.finetune(
+            place, out, network=network, steps=steps, batch=batch, size=size, lr=lr, seed=seed, device=device,
+            workers=workers, real=real, real_share=share, validate_on=validate_on, progress=progress,
+        )  # fmt: skip
+    measured = card["measured"]
+    click.echo(
+        f"{out}: MAD x1000 {measured['mad_at_start']:.4g} at the start, {measured['mad']:.4g} at step "
+        f"{card['best_step']}, which is kept ({measured['pictures']} validation pictures)\n"
+        f"curve: {out.with_suffix('.csv')}, {out.with_suffix('.png')}; measure it: python cli.py evaluate {out} "
+        "--on DIR"
+    )
+
+
 # evaluate
 
 
@@ -589,7 +681,7 @@ def evaluate(
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
     total = finetune.count_items(folder)
-    matting = enhancing.load_matting(_network_name(network)).to(device)
+    matting = finetune.load_network(_network_name(network)).to(device)
     pictures = finetune.items(folder, originals=originals, seed=seed)
     with tqdm(total=total, unit="picture", desc="evaluate", leave=False) as bar:
         measured, found = finetune.run(matting, pictures, trimap_share=trimap_share, progress=bar.update)
@@ -872,6 +964,51 @@ def benchmark(renders: Path, out: Path, size: int, count: int | None, seed: int)
 
     num = write_benchmark(renders, out, size=size, num=count, seed=seed)
     click.echo(f"{out}: {num} portraits with exact mattes; attributes in {out / 'attributes.csv'}")
+
+
+@studio.command()
+@RENDERS
+@STATE
+@click.option("--generator", default="default", show_default=True, help="As for generate.")
+@click.option("--matting", default="default", show_default=True, help="As for generate.")
+@click.option(
+    "--n",
+    "num",
+    type=click.IntRange(1),
+    default=400,
+    show_default=True,
+    help="Pictures; half of the people are held out.",
+)
+@click.option(
+    "--invert-steps", type=click.IntRange(0, 100_000), default=300, show_default=True,
+    help="Every second picture is inverted into the generator in so many; 0: none is.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False),
+    help="JSON, with two diagrams beside it [default: where generate looks for it].",
+)  # fmt: skip
+@SEED
+def calibrate(
+    renders: Path, state: Path, generator: str, matting: str, num: int, invert_steps: int, out: Path | None, seed: int
+) -> None:
+    """Fit what tells a matte's error from its scores, for a generator and a matting network; resumes."""
+    from mattesmith.studio import calibrate as calibrating
+
+    torch.set_num_threads(1)
+    judges = calibrating.Judges(
+        gen.load_generator(generator), gen.load_discriminator(generator), enhancing.load_matting(matting),
+        enhancing.load_matting("second"), enhancing.load_perceptual("embedded"),
+    )  # fmt: skip
+    sums = judges.sums()
+    is_default = generator == matting == "default"
+    if out is None:
+        out = filters.calibration_file(None if is_default else sums)
+    log = state / "calibration" / f"{filters.calibration_file(sums).stem}-{num}-{seed}-{invert_steps}.jsonl"
+    calibration, held = calibrating.calibrate(renders, judges, log, num=num, seed=seed, invert_steps=invert_steps)
+    pictures = calibrating.write_calibration(out, calibration, held)
+    for name, value in calibration.fit.items():
+        click.echo(f"{name + ':':30s}{value:.4g}")
+    click.echo(f"{out}: {', '.join(term.score for term in calibration.terms)}\nlook at {', '.join(map(str, pictures))}")
 
 
 @studio.command("train-generator")

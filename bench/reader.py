@@ -37,7 +37,7 @@ def portraits(size: int) -> Iterator[Scored]:
         alpha = ((0.6 - torch.hypot(rows, columns) + 0.03 * noise[3]) * 8 + 0.5).clamp(0, 1)[None]
         image = (0.5 * torch.stack([rows, columns, -rows]) + 0.02 * noise[:3]).clamp(-1, 1)
         sample = Sample(Latents(0, 0, candidate, torch.zeros(4)), torch.zeros(2, 4), (), image)
-        yield Scored(Enhanced(sample, sample.ws, (), image, alpha, image, {}, 1), {"coverage": 0.5}, None)
+        yield Scored(Enhanced(sample, sample.ws, (), image, alpha, image, {}, 1), {"coverage": 0.5}, -1.0, None)
 
 
 def make(folder: Path, *, size: int, n: int = 256) -> None:

@@ -1,6 +1,7 @@
 """What is known about a portrait's matte without the truth, and what is kept."""
 
+from .calibration import UNCALIBRATED, Calibration, calibration_file, find_calibration
 from .decide import Scored, decide
 from .scores import score
 
-__all__ = ["Scored", "decide", "score"]
+__all__ = ["UNCALIBRATED", "Calibration", "Scored", "calibration_file", "decide", "find_calibration", "score"]

@@ -1,8 +1,10 @@
 """Scores and limits -> kept, or dropped with its reason."""
 
 from dataclasses import dataclass
+from math import inf
 
 from ..enhance import Enhanced
+from .calibration import UNCALIBRATED
 from .scores import FINITE
 
 
@@ -12,6 +14,7 @@ class Scored:
 
     enhanced: Enhanced
     scores: dict[str, float]  # the same keys in the same order for every candidate, always finite
+    expected_mad: float  # mean absolute error of alpha x1000, see `calibration`; -1.0 where nothing can be expected
     dropped_by: str | None  # None: kept
 
 
@@ -19,6 +22,8 @@ def decide(
     enhanced: Enhanced,
     scores: dict[str, float],
     *,
+    expected_mad: float = UNCALIBRATED,
+    max_expected_mad: float = inf,
     min_coverage: float = 0.1,
     max_coverage: float = 0.9,
     min_soft_share: float = 0.002,
@@ -41,10 +46,14 @@ def decide(
 
     Args:
         scores: as `score` makes them.
+        expected_mad: what a calibration makes of the scores.
+        max_expected_mad: its limit; inf for none.
         min_coverage .. max_drift: limits of the scores of these names.
         max_agreement_growth: how much further the second network may lie from the reference network after the
             enhancement than before; past it the change was an attack on the reference, not a better portrait.
     """
+    if expected_mad < 0 and max_expected_mad < inf:
+        raise ValueError(f"a limit of {max_expected_mad:g} needs an expected error, and this portrait has none")
     passed = {
         "nan": not scores[FINITE],
         "rejected": bool(enhanced.losses["rejected"]),
@@ -60,8 +69,10 @@ def decide(
         "recomposition": scores["recomposition"] > max_recomposition,
         "realism": scores.get("realism", 0.0) > max_realism,  # without a discriminator there is no such score
         "drift": scores["drift"] > max_drift,
+        "expected_mad": expected_mad > max_expected_mad,
     }
-    return Scored(enhanced, scores, next((reason for reason in passed if passed[reason]), None))
+    dropped_by = next((reason for reason in passed if passed[reason]), None)
+    return Scored(enhanced, scores, expected_mad, dropped_by)
 
 
 def is_attack(enhanced: Enhanced, scores: dict[str, float], max_growth: float) -> bool:

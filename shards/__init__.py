@@ -10,7 +10,7 @@ from .read import Composites
 from .report import report
 from .selection import Selection, by_condition, by_expected_mad, by_quantile, refilter
 from .sheet import contact_sheet, matte_tile, save_sheet
-from .stats import Statistics, read_statistics, tables
+from .stats import Statistics, is_calibrated, read_statistics, tables
 from .verify import verify
 from .writer import publish_text, write_shard
 
@@ -34,6 +34,7 @@ __all__ = [
     "fill_shard",
     "finish",
     "gray_from_alpha",
+    "is_calibrated",
     "key_of",
     "library_versions",
     "matte_tile",

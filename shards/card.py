@@ -11,7 +11,7 @@ MEMBERS = {
     "alpha.png": ("image/png", "alpha, 8-bit gray"),
     "fg.png": ("image/png", "foreground, RGB, straight (not premultiplied), colour extended under alpha = 0"),
     "trimap.png": ("image/png", "trimap: 0 background, 128 unknown, 255 foreground"),
-    "json": ("application/json", "key, seed, steps, losses and scores"),
+    "json": ("application/json", "key, seed, steps, expected_mad (MAD x1000; -1.0 if uncalibrated), losses and scores"),
     "alpha16.png": ("image/png", "alpha, 16-bit gray"),
     "ws.npy": ("application/octet-stream", "W+ latents, float16 [L, w_dim]"),
     "noise.npz": ("application/zip", "noise maps, float32, one array a layer"),

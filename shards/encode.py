@@ -174,6 +174,7 @@ def describe(scored: Scored, *, key: str, shape: tuple[int, ...], trimap: Mappin
         "width": int(shape[1]),
         "height": int(shape[0]),
         "steps": int(enhanced.steps),
+        **_floats({"expected_mad": scored.expected_mad}, key=key),
         "trimap": dict(trimap),
         "losses": _floats(enhanced.losses, key=key),
         "scores": _floats(scored.scores, key=key),

@@ -95,6 +95,7 @@ def _row(scored: Scored, key: str) -> dict[str, int | float | str]:
         "key": key,
         "dropped_by": scored.dropped_by or "",
         "steps": int(enhanced.steps),
+        "expected_mad": float(scored.expected_mad),
     }
     row |= {f"losses.{name}": float(loss) for name, loss in enhanced.losses.items()}
     return row | {f"scores.{name}": float(score) for name, score in scored.scores.items()}

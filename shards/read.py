@@ -4,7 +4,7 @@ Everything random about a composite follows from (seed, epoch, key), so it does 
 batch. Workers and ranks share the samples: over all of them each sample comes exactly once an epoch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from .augment import degraded, graded, jitter, softened
 from .backgrounds import Background, PictureFolder, drawn
 from .light import LINEAR, blend
 from .members import decode
-from .source import Source, open_source, stream_samples
+from .source import Source, keys_of, open_source, stream_samples
 
 NEEDED = {"alpha": ("alpha.png",), "fg": ("fg.png",), "image": ("image.png", "image.jpg")}
 MEMBERS = frozenset(name for names in NEEDED.values() for name in names)
@@ -48,6 +48,7 @@ class Composites(IterableDataset[Batch]):
         augment: False for the whole portrait over a new background, as it is.
         trimap_px: smallest and largest width of the trimap's unknown region beyond soft pixels; None for no trimap.
         shuffle: samples that wait in memory to be drawn from.
+        keep: whether a sample of this key takes part; None for all. With workers that are not forked it must pickle.
         rank, world_size: of this process among several; by default what torch.distributed says, or one alone.
     """
 
@@ -63,6 +64,7 @@ class Composites(IterableDataset[Batch]):
         augment: bool = True,
         trimap_px: tuple[int, int] | None = None,
         shuffle: int = 100,
+        keep: Callable[[str], bool] | None = None,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
@@ -80,6 +82,12 @@ class Composites(IterableDataset[Batch]):
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank must be from 0 to {self.world_size - 1}, got {self.rank}")
         self.source: Source = open_source(place)
+        self.keep = keep
+        self.counts = [count for _, count in self.source.shards]  # of samples that take part, by shard
+        if keep is not None:
+            self.counts = [sum(map(keep, keys)) for keys in keys_of(self.source)]
+        if not sum(self.counts):
+            raise ValueError(f"none of the {self.source.num_samples} samples of {place} takes part (`keep`)")
         self.size, self.batch_size, self.seed, self.originals = size, batch_size, seed, originals
         self.augment, self.trimap_px, self.shuffle = augment, trimap_px, shuffle
         self.background: Background = drawn if backgrounds is None else PictureFolder(Path(backgrounds))
@@ -92,9 +100,14 @@ class Composites(IterableDataset[Batch]):
             raise ValueError(f"epoch and batch must be 0 or more, got {epoch} and {batch}")
         self._start[0], self._start[1] = epoch, batch
 
+    @property
+    def epoch(self) -> int:
+        """Of the next pass."""
+        return int(self._start[0])
+
     def num_batches(self, *, num_workers: int = 0) -> int:
         """Batches of this rank in a whole epoch."""
-        first, last = block(self.source.num_samples, self.rank, self.world_size)
+        first, last = block(sum(self.counts), self.rank, self.world_size)
         workers = (block(last - first, worker, max(1, num_workers)) for worker in range(max(1, num_workers)))
         return sum(-(-(end - start) // self.batch_size) for start, end in workers)
 
@@ -111,7 +124,7 @@ class Composites(IterableDataset[Batch]):
 
     def samples(self, epoch: int, worker: int, num_workers: int) -> Iterator[dict[str, Any]]:
         """The undecoded samples of one worker of this rank, in the order of this epoch."""
-        mine = block(self.source.num_samples, self.rank, self.world_size)
+        mine = block(sum(self.counts), self.rank, self.world_size)
         first, last = (mine[0] + place for place in block(mine[1] - mine[0], worker, num_workers))
         order = random_stream(self.seed, epoch, 0, "order").permutation(len(self.source.shards))
         return shuffled(
@@ -124,10 +137,13 @@ class Composites(IterableDataset[Batch]):
         """Samples from the first to before the last, counted through all shards in this order."""
         before = 0
         for shard in order:
-            count = self.source.shards[shard][1]
+            count = self.counts[shard]
             start, end = max(first - before, 0), min(last - before, count)
             if start < end:
-                yield from islice(stream_samples(self.source, shard, members=MEMBERS), start, end)
+                found = stream_samples(self.source, shard, members=MEMBERS)
+                if self.keep is not None:
+                    found = (sample for sample in found if self.keep(sample["__key__"]))
+                yield from islice(found, start, end)
             before += count
 
     def composite(self, sample: dict[str, Any], epoch: int) -> Batch:
@@ -139,34 +155,57 @@ class Composites(IterableDataset[Batch]):
         colours = member(sample, "image" if is_original else "fg")
         if alpha.shape != colours.shape[:2]:
             raise ValueError(f"{sample['__url__']}: sample {key} has an alpha of another size than its colours")
-        top, left, side = window(alpha, rng, augment=self.augment)
-        part = slice(top, top + side), slice(left, left + side)
-        light = LINEAR[torch.from_numpy(colours[part]).long()].permute(2, 0, 1)
-        layers = torch.cat([light, torch.from_numpy(alpha[part]).float()[None] / 255])[None]  # [1, 4, side, side]
-        if side != self.size:
-            layers = F.interpolate(layers, self.size, mode="bilinear", antialias=True)
-        if self.augment and rng.random() < 0.5:
-            layers = layers.flip(3)
-        light, matte = layers[:, :3], layers[:, 3:]
-        if is_original:
-            image = blend(light, torch.ones_like(matte), light)
-        else:
-            behind = self.background(rng, self.size, self.size)[None]
-            if self.augment:
-                light, behind = (
-                    jitter(light, rng, exposure=0.4, tint=0.12),
-                    jitter(behind, rng, exposure=0.5, tint=0.15),
-                )
-            image = blend(light, matte, behind)
-        if self.augment:
-            image = graded(image, rng)
-            image, matte = torch.split(softened(torch.cat([image, matte], 1), rng), [3, 1], 1)
-            image, matte = degraded(image, rng), matte.clamp(0, 1)
-        made: Batch = {"image": image[0], "alpha": matte[0]}
-        if self.trimap_px is not None:
-            width = int(rng.integers(self.trimap_px[0], self.trimap_px[1] + 1))
-            made["trimap"] = trimap_from_alpha(matte, width=width)[0]
+        behind = None if is_original else self.background
+        made = pictured(
+            colours, alpha, rng, behind=behind, size=self.size, augment=self.augment, trimap_px=self.trimap_px
+        )
         return made | {"key": key}
+
+
+def pictured(
+    colours: np.ndarray,
+    alpha: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    behind: Background | None,
+    size: int,
+    augment: bool = True,
+    trimap_px: tuple[int, int] | None = None,
+) -> Batch:
+    """A training picture: image [3, S, S] in [-1, 1], alpha and trimap [1, S, S].
+
+    Args:
+        colours: [H, W, 3] uint8, a foreground, or a whole picture where `behind` is None.
+        alpha: [H, W] uint8.
+        behind: draws the new background.
+        size, augment, trimap_px: as in `Composites`.
+    """
+    top, left, side = window(alpha, rng, augment=augment)
+    part = slice(top, top + side), slice(left, left + side)
+    light = LINEAR[torch.from_numpy(colours[part]).long()].permute(2, 0, 1)
+    layers = torch.cat([light, torch.from_numpy(alpha[part]).float()[None] / 255])[None]  # [1, 4, side, side]
+    if side != size:
+        layers = F.interpolate(layers, size, mode="bilinear", antialias=True)
+    if augment and rng.random() < 0.5:
+        layers = layers.flip(3)
+    light, matte = layers[:, :3], layers[:, 3:]
+    if behind is None:
+        image = blend(light, torch.ones_like(matte), light)
+    else:
+        background = behind(rng, size, size)[None]
+        if augment:
+            light = jitter(light, rng, exposure=0.4, tint=0.12)
+            background = jitter(background, rng, exposure=0.5, tint=0.15)
+        image = blend(light, matte, background)
+    if augment:
+        image = graded(image, rng)
+        image, matte = torch.split(softened(torch.cat([image, matte], 1), rng), [3, 1], 1)
+        image, matte = degraded(image, rng), matte.clamp(0, 1)
+    made: Batch = {"image": image[0], "alpha": matte[0]}
+    if trimap_px is not None:
+        width = int(rng.integers(trimap_px[0], trimap_px[1] + 1))
+        made["trimap"] = trimap_from_alpha(matte, width=width)[0]
+    return made
 
 
 def block(num: int, part: int, num_parts: int) -> tuple[int, int]:

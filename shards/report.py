@@ -13,7 +13,7 @@ from PIL import Image
 
 from .members import Problem, samples_of
 from .sheet import smaller, tile
-from .stats import Statistics, columns_measured, tables
+from .stats import Statistics, columns_measured, is_calibrated, tables
 
 NUM_BINS = 32
 MAX_SIDE_PX = 256  # of a picture: the page stays small enough to send
@@ -169,7 +169,9 @@ def _galleries(
 
 def default_ranking(kept: pd.DataFrame) -> str | None:
     """The column portraits are ranked by: the expected error where there is one, or else what doubts the matte most."""
-    for name in ("expected_mad", "agreement", "recomposition", "stability", "certainty"):
+    if is_calibrated(kept):
+        return "expected_mad"
+    for name in ("agreement", "recomposition", "stability", "certainty"):
         if f"scores.{name}" in kept:
             return f"scores.{name}"
     return None

@@ -64,7 +64,7 @@ def by_expected_mad(limit: float) -> Selection:
     def chosen(columns: Columns) -> NDArray[np.bool_]:
         if EXPECTED_MAD not in columns:
             raise ValueError(
-                f"this dataset has no {EXPECTED_MAD}: it was made without a calibration; "
+                f"this dataset has no {EXPECTED_MAD}: it is uncalibrated, made without a calibration for its networks; "
                 "select by a score it has (--where, --keep-quantile), or generate it again"
             )
         return np.asarray(columns[EXPECTED_MAD] <= limit)
@@ -136,12 +136,13 @@ def read_candidates(folder: Path, shards: Mapping[int, Mapping[str, Any]]) -> pa
 
 
 def columns_of(table: pa.Table) -> dict[str, NDArray[np.float64]]:
-    """Numbers by name; a score goes by its bare name too."""
+    """Numbers by name; a score goes by its bare name too. An expected error that nobody knows is left out."""
     columns: dict[str, NDArray[np.float64]] = {}
     for name, kind in zip(table.column_names, table.schema.types, strict=True):
         if (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and name != "tar":
             values = np.asarray(table[name].to_numpy(), np.float64)
-            columns |= {name.removeprefix("scores."): values, name: values}
+            if name != EXPECTED_MAD or not (values < 0).any():
+                columns |= {name.removeprefix("scores."): values, name: values}
     return columns
 
 

@@ -1,5 +1,6 @@
 """Where shards lie: a folder, or any place that fsspec knows; read as a stream, never extracted."""
 
+import io
 import json
 import tarfile
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from .manifest import DATASET, read_shards
@@ -91,6 +94,26 @@ def open_remote(url: str) -> BinaryIO:
         return cast(BinaryIO, fsspec.open(url, "rb").open())
     except ImportError as error:
         raise ModuleNotFoundError(f"reading {url} needs one more package: {error}") from error
+
+
+def keys_of(source: Source) -> list[list[str]]:
+    """Keys of the samples of every shard, in their order, from the shards' tables.
+
+    Raises:
+        ValueError: a table cannot be read, or counts other samples than the shard.
+    """
+    keys = []
+    for name, count in source.shards:
+        where = f"{source.place}/{Path(name).with_suffix('.parquet')}"
+        try:
+            with closing(open_remote(where) if is_url(source.place) else Path(where).open("rb")) as stream:
+                column = pq.read_table(io.BytesIO(stream.read()), columns=["key"])["key"].to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{where} cannot be read: {str(error).splitlines()[0]}; see `verify`") from error
+        keys.append([key for key in column if key])
+        if len(keys[-1]) != count:
+            raise ValueError(f"{where} names {len(keys[-1])} samples, its shard holds {count}; see `verify`")
+    return keys
 
 
 def stream_samples(source: Source, shard: int, *, members: frozenset[str]) -> Iterator[dict[str, Any]]:

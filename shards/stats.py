@@ -69,8 +69,14 @@ def fates(candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def columns_measured(candidates: pd.DataFrame) -> list[str]:
-    """Names of the numbers measured on each candidate: steps, losses and scores."""
-    return [name for name in candidates if name == "steps" or str(name).startswith(("losses.", "scores."))]
+    """Names of the numbers measured on each candidate: steps, the expected error where there is one, losses, scores."""
+    own = ["steps", "expected_mad"] if is_calibrated(candidates) else ["steps"]
+    return [name for name in candidates if name in own or str(name).startswith(("losses.", "scores."))]
+
+
+def is_calibrated(candidates: pd.DataFrame) -> bool:
+    """Whether the candidates have expected errors; without a calibration all are -1."""
+    return "expected_mad" in candidates and bool((candidates["expected_mad"].astype(float) >= 0).all())
 
 
 def quantiles(candidates: pd.DataFrame) -> pd.DataFrame:

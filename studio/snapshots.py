@@ -1,17 +1,16 @@
-"""What every training needs: a budget of time, averaged weights, snapshots, a log, and the card beside the result."""
+"""What every training of the studio needs: a budget of time, and the card beside the result."""
 
-import csv
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
 from tqdm import tqdm
+
+from ..finetune.snapshots import append_row, follow, load_state, save_state
+
+__all__ = ["Budget", "append_row", "card", "continued", "follow", "load_state", "save_state"]
 
 
 @dataclass
@@ -49,41 +48,6 @@ class Budget:
             return False
         self.saved = self.seconds()
         return True
-
-
-@torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, *, half_life: float) -> None:
-    """Moves the average towards the network: after `half_life` steps half of it is left. Statistics are copied."""
-    share = 1 - 0.5 ** (1 / max(half_life, 1e-3))
-    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in network.parameters()], share)
-    for (name, own), other in zip(average.named_buffers(), network.buffers(), strict=True):
-        if "running" in name:
-            own.copy_(other)
-
-
-def save_state(file: Path, state: dict[str, Any]) -> None:
-    """Writes under another name, then renames: a run killed here finds its last snapshot whole."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    torch.save(state, partial)
-    partial.replace(file)
-
-
-def load_state(file: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote, or None where there is no such file."""
-    if not file.exists():
-        return None
-    state: dict[str, Any] = torch.load(file, weights_only=True)
-    return state
-
-
-def append_row(file: Path, row: Mapping[str, float]) -> None:
-    """One more row of a CSV log, with a heading if it is the first."""
-    fresh = not file.exists()
-    with file.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def card(

@@ -72,6 +72,17 @@ def test_a_limit_itself_is_kept_and_limits_are_the_callers() -> None:
     assert reason(holes=0.2, limits={"max_holes": 0.2}) is None
 
 
+def test_an_expected_error_is_stored_and_limited_last_of_all() -> None:
+    assert decide(a_portrait(), GOOD).expected_mad == -1
+    limited = {"expected_mad": 5.0, "max_expected_mad": 4.0}
+    scored = decide(a_portrait(), GOOD, **limited)
+    assert scored.expected_mad == 5 and scored.dropped_by == "expected_mad"
+    assert reason(limits={"expected_mad": 4.0, "max_expected_mad": 4.0}) is None
+    assert reason(limits=limited, drift=6.0) == "drift"
+    with pytest.raises(ValueError, match="needs an expected error"):
+        reason(limits={"max_expected_mad": 4.0})
+
+
 def test_the_first_reason_in_a_fixed_order_wins() -> None:
     everything: Any = {"coverage": 0.0, "soft_share": 0.0, "certainty": 0.69, "holes": 1.0}
     assert reason(**everything, finite=0.0) == "nan"

@@ -23,7 +23,7 @@ def portrait(side: int = 16) -> Scored:
     noise = (torch.ones(1, 4, 4), torch.ones(1, 8, 8))
     sample = Sample(Latents(1, 2, 3, torch.zeros(4)), torch.zeros(6, 4), noise, image)
     enhanced = Enhanced(sample, torch.full((6, 4), 0.1), noise, image, alpha, image, {"entropy": 1, "pixel": 0.25}, 7)
-    return Scored(enhanced, {"coverage": 1, "agreement": 1e-9}, None)
+    return Scored(enhanced, {"coverage": 1, "agreement": 1e-9}, 2, None)
 
 
 def opened(content: bytes) -> Image.Image:
@@ -99,12 +99,12 @@ def test_the_json_has_fixed_keys_and_floats_stay_floats() -> None:
     text = encode(portrait(), key="0000200000").files["json"].decode()
     fields = json.loads(text)
     assert list(fields) == [
-        *("key", "seed", "shard", "candidate", "width", "height", "steps", "trimap", "losses", "scores")
+        *("key", "seed", "shard", "candidate", "width", "height", "steps", "expected_mad", "trimap", "losses", "scores")
     ]
     assert fields["losses"] == {"entropy": 1.0, "pixel": 0.25}
     assert '"entropy":1.0' in text
     assert '"trimap":{"width":1,"low":0.05,"high":0.95}' in text
-    assert '"coverage":1.0' in text
+    assert '"coverage":1.0' in text and '"expected_mad":2.0' in text
     assert (fields["seed"], fields["shard"], fields["candidate"], fields["steps"]) == (1, 2, 3, 7)
 
 

@@ -28,7 +28,7 @@ def portraits() -> Iterator[Scored]:
     image = alpha * foreground + (1 - alpha) * wall
     for candidate in range(9):
         sample = Sample(Latents(1, 0, candidate, torch.zeros(4)), torch.zeros(2, 4), (), image)
-        yield Scored(Enhanced(sample, sample.ws, (), image, alpha, foreground, {}, 1), {"coverage": 0.5}, None)
+        yield Scored(Enhanced(sample, sample.ws, (), image, alpha, foreground, {}, 1), {"coverage": 0.5}, -1.0, None)
 
 
 def make(folder: Path, **encoding: object) -> Path:

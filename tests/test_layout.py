@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "filters": {"gen", "enhance"},
     "shards": {"gen", "enhance", "filters"},
     "finetune": {"gen", "enhance", "filters", "shards"},
-    "studio": {"gen", "enhance", "shards"},  # of the shards only light and augment: one recipe for both trainings
+    "studio": {"gen", "enhance", "filters", "shards", "finetune"},  # nothing but cli.py imports it
 }
 STAGES = [stage for stage in MAY_IMPORT if (ROOT / stage).is_dir()]
 

@@ -15,7 +15,7 @@ def portrait(candidate: int, dropped_by: str | None) -> Scored:
     image = torch.zeros(3, 2, 2)
     sample = Sample(Latents(7, 3, candidate, torch.zeros(4)), torch.zeros(2, 4), (), image)
     enhanced = Enhanced(sample, sample.ws, (), image, torch.zeros(1, 2, 2), image, {"entropy": 1.0}, 2)
-    return Scored(enhanced, {"certainty": 0.5}, dropped_by)
+    return Scored(enhanced, {"certainty": 0.5}, -1.0, dropped_by)
 
 
 def portraits(reasons: list[str | None]) -> Iterator[Scored]:
@@ -54,7 +54,7 @@ def test_the_first_accepted_candidates_fill_the_quota_and_no_more_are_drawn() ->
 
 def test_every_candidate_has_a_row_with_all_its_numbers() -> None:
     candidates = list(fill_shard(3, 1, portraits(["holes", None]), max_candidates=2))
-    common = {"seed": 7, "shard": 3, "steps": 2, "losses.entropy": 1.0, "scores.certainty": 0.5}
+    common = {"seed": 7, "shard": 3, "steps": 2, "expected_mad": -1.0, "losses.entropy": 1.0, "scores.certainty": 0.5}
     assert candidates[0].row == {**common, "candidate": 0, "key": "", "dropped_by": "holes"}
     assert candidates[1].row == {**common, "candidate": 1, "key": "0000300000", "dropped_by": ""}
 

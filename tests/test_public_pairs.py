@@ -135,7 +135,7 @@ def generate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callab
 
     monkeypatch.setattr(cli.Pipeline, "networks", once)  # the worker is this process: its networks are there already
     monkeypatch.setattr(cli, "run_shards", in_this_process)
-    monkeypatch.setattr(filters, "decide", lambda enhanced, scores: filters.Scored(enhanced, scores, None))
+    monkeypatch.setattr(filters, "decide", lambda one, scores, **limits: filters.Scored(one, scores, -1.0, None))
     num_threads = torch.get_num_threads()
     yield run
     torch.set_num_threads(num_threads)

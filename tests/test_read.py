@@ -34,7 +34,7 @@ def portraits(shard: int) -> Iterator[Scored]:
         image, foreground = torch.from_numpy(rng.uniform(-1, 1, (2, 3, SIDE, SIDE)).astype("float32"))
         alpha = torch.from_numpy(rng.uniform(0, 1, (1, SIDE, SIDE)).astype("float32"))
         sample = Sample(Latents(1, shard, candidate, torch.zeros(4)), torch.zeros(2, 4), (), image)
-        yield Scored(Enhanced(sample, sample.ws, (), image, alpha, foreground, {}, 1), {"coverage": 0.5}, None)
+        yield Scored(Enhanced(sample, sample.ws, (), image, alpha, foreground, {}, 1), {"coverage": 0.5}, -1.0, None)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shards.write_shard(folder, shard, quota, portraits(shard), max_candidates=9)
         shards.finish(folder, config=CONFIG, n=11, networks=[])
     return folder
+
+
+def is_even(key: str) -> bool:
+    return int(key) % 2 == 0
 
 
 def stored(folder: Path, key: str, name: str) -> np.ndarray:
@@ -74,6 +78,27 @@ def in_turn(reader: Composites, monkeypatch: pytest.MonkeyPatch, num_workers: in
 
 
 # Which samples, and when
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_samples_that_take_no_part_are_left_out_and_nothing_else_changes(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    everything = {batch["key"][0]: batch["image"] for batch in Composites(dataset, **PLAIN | {"batch_size": 1})}
+    reader = Composites(dataset, keep=is_even, **PLAIN)
+    batches = in_turn(reader, monkeypatch, num_workers)
+    assert sorted(keys_of(batches)) == sorted(key for key in everything if is_even(key))
+    assert reader.num_batches(num_workers=num_workers) == len(batches)
+    for batch in batches:
+        for key, image in zip(batch["key"], batch["image"], strict=True):
+            assert torch.equal(everything[key][0], image)
+    reader.start_at(0, 1)
+    assert sorted(keys_of(in_turn(reader, monkeypatch, num_workers))) == sorted(keys_of(batches[1:]))
+
+
+def test_a_choice_of_nobody_is_refused(dataset: Path) -> None:
+    with pytest.raises(ValueError, match="none of the 11 samples"):
+        Composites(dataset, keep=lambda key: False, **PLAIN)
 
 
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (1, 3), (2, 1), (3, 2), (5, 3)])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from click.testing import CliRunner
@@ -29,7 +30,7 @@ def portraits(shard: int) -> Iterator[Scored]:
         sample = Sample(Latents(1, shard, candidate, torch.zeros(4)), torch.zeros(2, 4), (), image)
         enhanced = Enhanced(sample, sample.ws, (), image, image[:1], image, {"entropy_after": 0.5}, 1)
         scores = {"coverage": coverage, "holes": 0.0}
-        yield Scored(enhanced, scores, "holes" if candidate == 1 else None)
+        yield Scored(enhanced, scores, -1.0, "holes" if candidate == 1 else None)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +150,16 @@ def test_bad_selections_are_one_line_and_write_nothing(
 def test_an_expected_error_selects_where_there_is_one() -> None:
     columns = {"expected_mad": np.array([1.0, 5.0, 4.0])}
     assert by_expected_mad(4.0).chosen(columns).tolist() == [True, False, True]
+    known, unknown = (pa.table({"expected_mad": [1.0, value], "scores.holes": [0.0, 0.0]}) for value in (5.0, -1.0))
+    assert module.columns_of(known)["expected_mad"].tolist() == [1, 5]
+    assert module.columns_of(unknown).keys() == {"holes", "scores.holes"}
+
+
+def test_no_condition_takes_an_uncalibrated_portrait_for_a_good_one(parent: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no score 'expected_mad'"):
+        refilter(parent, tmp_path / "out", by_condition("expected_mad < 5"))
+    with pytest.raises(ValueError, match="uncalibrated"):
+        refilter(parent, tmp_path / "out", by_expected_mad(5.0))
 
 
 def test_the_dataset_itself_an_unfinished_and_a_damaged_one_are_refused(parent: Path, tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ from mattesmith.shards import (
     write_shard,
 )
 from mattesmith.shards.members import samples_of
+from mattesmith.shards.report import default_ranking
 from mattesmith.shards.sheet import checkerboard, composite, linear_from_srgb, srgb_from_linear, tile
-from mattesmith.shards.stats import changes, fates, pairs, quantiles
+from mattesmith.shards.stats import changes, fates, is_calibrated, pairs, quantiles
 from mattesmith.shards.writer import parquet_of
 
 HOSTILE = "</script><script>alert(1)</script>'\"&"
@@ -49,7 +50,7 @@ def portraits(shard: int, reason: str, side: int = 8) -> Iterator[Scored]:
         losses = {"entropy_before": 0.5, "entropy_after": 0.25 if candidate else 0.75}
         enhanced = Enhanced(sample, sample.ws, (), image, alpha, image, losses, 3)
         scores = {"certainty": float(candidate), "agreement": 0.1, "agreement_before": 0.2, HOSTILE: 0.5}
-        yield Scored(enhanced, scores, reason if candidate % 3 == 1 else None)
+        yield Scored(enhanced, scores, -1.0, reason if candidate % 3 == 1 else None)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,16 @@ def test_kept_and_dropped_are_counted_by_reason(out: Path) -> None:
     assert table["candidates"].to_dict() == {"kept": 5, HOSTILE: 2}
     assert table["share"].tolist() == pytest.approx([5 / 7, 2 / 7])
     assert list(table.index) == ["kept", HOSTILE]
+
+
+def test_an_expected_error_is_shown_and_ranked_by_where_there_is_one(out: Path) -> None:
+    candidates = read_statistics(out).candidates
+    assert not is_calibrated(candidates) and "expected_mad" not in quantiles(candidates).index
+    assert default_ranking(candidates) == "scores.agreement"
+    known = candidates.assign(expected_mad=2.0)
+    assert quantiles(known).loc["expected_mad", ("kept", 0.5)] == 2.0
+    assert default_ranking(known) == "expected_mad"
+    assert not is_calibrated(candidates.drop(columns="expected_mad"))  # made before there was one
 
 
 def test_quantiles_stand_apart_for_kept_and_dropped(out: Path) -> None:

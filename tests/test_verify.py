@@ -34,7 +34,7 @@ def portraits(shard: int, side: int = 8) -> Iterator[Scored]:
         noise = (torch.ones(1, 4, 4),)
         sample = Sample(Latents(1, shard, candidate, torch.zeros(4)), torch.zeros(2, 4), noise, image)
         enhanced = Enhanced(sample, sample.ws, noise, image, alpha, image, {"entropy": 0.5}, candidate)
-        yield Scored(enhanced, {"agreement": float(rng.uniform())}, "holes" if candidate == 1 else None)
+        yield Scored(enhanced, {"agreement": float(rng.uniform())}, -1.0, "holes" if candidate == 1 else None)
 
 
 @pytest.fixture(scope="module")

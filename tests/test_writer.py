@@ -42,7 +42,7 @@ def portraits(shard: int, side: int = 8) -> Iterator[Scored]:
         losses = {"entropy_before": 0.5, "entropy_after": 0.25}
         enhanced = Enhanced(sample, sample.ws, (), image, alpha, image, losses, 3)
         scores = {"agreement": float(rng.uniform()), "soft_share": 0.1}
-        yield Scored(enhanced, scores, "holes" if candidate % 3 == 1 else None)
+        yield Scored(enhanced, scores, 1.5, "holes" if candidate % 3 == 1 else None)
 
 
 def make(out: Path, *, n: int = 5, shard_size: int = 2, **encoding: Any) -> None:

@@ -1,0 +1,45 @@
+"""What every training needs: averaged weights, snapshots that survive a kill, a log."""
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, *, half_life: float) -> None:
+    """Moves the average towards the network: after `half_life` steps half of it is left. Statistics are copied."""
+    share = 1 - 0.5 ** (1 / max(half_life, 1e-3))
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in network.parameters()], share)
+    for (name, own), other in zip(average.named_buffers(), network.buffers(), strict=True):
+        if "running" in name:
+            own.copy_(other)
+
+
+def save_state(file: Path, state: dict[str, Any]) -> None:
+    """Writes under another name, then renames: a run killed here finds its last snapshot whole."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    torch.save(state, partial)
+    partial.replace(file)
+
+
+def load_state(file: Path) -> dict[str, Any] | None:
+    """What `save_state` wrote, or None where there is no such file."""
+    if not file.exists():
+        return None
+    state: dict[str, Any] = torch.load(file, weights_only=True)
+    return state
+
+
+def append_row(file: Path, row: Mapping[str, float]) -> None:
+    """One more row of a CSV log, with a heading if it is the first."""
+    fresh = not file.exists()
+    with file.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)
