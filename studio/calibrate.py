@@ -234,12 +234,13 @@ def write_calibration(out: Path, calibration: Calibration, held: list[Measured])
     out.parent.mkdir(parents=True, exist_ok=True)
     reliability, risk = (out.with_name(f"{out.stem}-{name}.png") for name in ("reliability", "risk"))
     groups = [part for part in np.array_split(np.argsort(expected, kind="stable"), NUM_GROUPS) if len(part)]
+    means = ([float(expected[part].mean()) for part in groups], [float(true[part].mean()) for part in groups])
     top = float(max(expected.max(), true.max()))
     save_chart(
         reliability,
         [
             Line("a portrait", expected.tolist(), true.tolist(), dots=True),
-            Line("means of groups", *([float(x[part].mean()) for part in groups] for x in (expected, true))),
+            Line("means of groups", *means),
             Line("expected = true", [0, top], [0, top]),
         ],
         title=f"Reliability on {len(true)} portraits of people it never saw", x_label="expected MAD x1000",
