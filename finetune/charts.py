@@ -84,7 +84,7 @@ def save_chart(
     draw.text((LEFT, TOP - 4), y_label, INK, font, anchor="ls")
 
     # The curves and their names, these above the right end of the axes.
-    right = LEFT + width
+    right = float(LEFT + width)
     for index, (line, points) in enumerate(zip(lines, shown, strict=True)):
         colour = COLOURS[index % len(COLOURS)]
         corners = [place(*point) for point in points]

@@ -19,10 +19,11 @@ from .pictures import Item, items, pairs, read_matte, read_picture
 
 HELD_OUT = 0.05  # of the samples
 NUM_VALIDATED = 128  # pictures at most
+MIN_HELD_OUT = 8  # of a small dataset, but no more than a fifth of it
 
 
 def held_out(keys: list[str]) -> frozenset[str]:
-    """Keys that are validated on and never trained on: a twentieth by their hash, the first 128 of them, at least one.
+    """Keys that are validated on and never trained on: a twentieth by their hash, 128 at most, at least a few.
 
     The first, so that few shards have to be read for them.
     """
@@ -31,7 +32,8 @@ def held_out(keys: list[str]) -> frozenset[str]:
         return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
     chosen = [key for key in keys if place(key) < HELD_OUT][:NUM_VALIDATED]
-    return frozenset(chosen or sorted(keys, key=place)[:1])
+    wanted = max(1, min(MIN_HELD_OUT, len(keys) // 5))
+    return frozenset(chosen if len(chosen) >= wanted else sorted(keys, key=place)[:wanted])
 
 
 def is_among(keys: frozenset[str], wanted: bool, key: str) -> bool:

@@ -41,7 +41,12 @@ class Selection:
 
 def by_condition(condition: str) -> Selection:
     """Portraits that fulfil a condition, see `filters.where`."""
-    return Selection("where", {"where": condition}, lambda columns: where(condition, columns))
+
+    def chosen(columns: Columns) -> NDArray[np.bool_]:
+        need_calibration(condition, columns)
+        return where(condition, columns)
+
+    return Selection("where", {"where": condition}, chosen)
 
 
 def by_quantile(share: float, score: str) -> Selection:
@@ -50,6 +55,7 @@ def by_quantile(share: float, score: str) -> Selection:
         raise ValueError(f"the share to keep must be above 0 and at most 1, got {share}")
 
     def chosen(columns: Columns) -> NDArray[np.bool_]:
+        need_calibration(score, columns)
         values = column(score, columns)
         kept = np.zeros(len(values), np.bool_)
         kept[np.argsort(values, kind="stable")[: round(share * len(values))]] = True
@@ -62,14 +68,19 @@ def by_expected_mad(limit: float) -> Selection:
     """Portraits whose expected mean absolute error (x1000) is at most the limit."""
 
     def chosen(columns: Columns) -> NDArray[np.bool_]:
-        if EXPECTED_MAD not in columns:
-            raise ValueError(
-                f"this dataset has no {EXPECTED_MAD}: it is uncalibrated, made without a calibration for its networks; "
-                "select by a score it has (--where, --keep-quantile), or generate it again"
-            )
+        need_calibration(EXPECTED_MAD, columns)
         return np.asarray(columns[EXPECTED_MAD] <= limit)
 
     return Selection(EXPECTED_MAD, {"max_expected_mad": limit}, chosen)
+
+
+def need_calibration(text: str, columns: Columns) -> None:
+    """Refuses a selection that names the expected error where nobody knows it."""
+    if EXPECTED_MAD in text and EXPECTED_MAD not in columns:
+        raise ValueError(
+            f"this dataset has no {EXPECTED_MAD}: it is uncalibrated, made without a calibration for its networks; "
+            "select by a score it has (--where, --keep-quantile with --by), or calibrate and generate it again"
+        )
 
 
 def refilter(
