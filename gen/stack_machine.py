@@ -6,6 +6,7 @@ makes is bounded by the length of the file, so that a small file cannot fill the
 """
 
 import pickletools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -33,12 +34,12 @@ class Word:
     make: Callable[..., Any]
 
 
-class Built:
+class Built(ABC):
     """A stand-in that takes its contents after it was made, as the opcode BUILD wants."""
 
+    @abstractmethod
     def build(self, state: Any) -> None:
         """Takes the contents, or refuses them."""
-        raise NotImplementedError
 
 
 class Inert(Built):
