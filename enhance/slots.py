@@ -10,6 +10,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from .matting.folding import folded
 from .matting.load import trimap_of
 from .objective import Networks, Preset, Targets, matte, measure, objective, within_bounds
 from .portrait import Best, Entry
@@ -22,7 +23,8 @@ class Slots:
     """
 
     def __init__(self, size: int, networks: Networks, preset: Preset, *, precision: str) -> None:
-        self.networks, self.preset, self.precision = networks, preset, precision
+        self.networks = networks._replace(matting=folded(networks.matting))
+        self.preset, self.precision = preset, precision
         self.entries: list[Entry | None] = [None] * size
         self.values: list[Tensor] = []  # ws and every noise map, each [S, ...]
         self.trimaps: Tensor | None = None  # [S, 1, H, W], where they are derived from an alpha

@@ -1,0 +1,58 @@
+"""Folding: another network with the same answers."""
+
+import pytest
+import torch
+from torch import nn
+
+from mattesmith.enhance.matting.folding import folded
+from mattesmith.enhance.matting.modnet import Depthwise, MODNet
+from mattesmith.enhance.matting.p3m import P3MNet
+from mattesmith.enhance.matting.unet import UNet
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    """In double precision and eval mode, with batch norms that do something."""
+    generator = torch.Generator().manual_seed(5)
+    for norm in [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]:
+        for tensor, low, high in ((norm.weight, 0.5, 1.5), (norm.bias, -1, 1), (norm.running_mean, -1, 1),
+                                  (norm.running_var, 0.5, 2)):  # fmt: skip
+            assert tensor is not None
+            tensor.data.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
+    return network.double().eval().requires_grad_(False)
+
+
+def num_norms(network: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+def test_a_folded_modnet_has_no_batch_norm_and_gives_the_same_mattes() -> None:
+    torch.manual_seed(0)
+    network = with_statistics(MODNet())
+    image = torch.rand(2, 3, 64, 96, dtype=torch.float64) * 2 - 1
+    before, num_before = network(image), num_norms(network)
+    lean = folded(network)
+    assert num_before == num_norms(network) == 69 and num_norms(lean) == 0
+    for mine, theirs in zip(lean(image), before, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+    assert network is not lean and folded(lean) is lean
+    assert network.hr_branch.conv_enc2x.layers[0].weight.is_contiguous()  # the original lies as it lay
+
+
+@pytest.mark.parametrize("build", [P3MNet, UNet])
+def test_other_networks_give_the_same_too(build: type[nn.Module]) -> None:
+    torch.manual_seed(1)
+    network = with_statistics(build())
+    image = torch.rand(1, 3, 64, 64, dtype=torch.float64) * 2 - 1
+    before, after = network(image), folded(network)(image)
+    pairs = zip(before, after, strict=True) if isinstance(before, tuple) else [(before, after)]
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+
+
+def test_depthwise_is_the_strided_convolution() -> None:
+    torch.manual_seed(2)
+    x = torch.rand(2, 6, 9, 8, dtype=torch.float64)
+    ours = Depthwise(6, 2).double()
+    theirs = nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6, bias=False).double()
+    theirs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
