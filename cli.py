@@ -76,7 +76,7 @@ class Pipeline:
         samples = gen.sample(generator, latents, psi=self.psi, batch=self.slots)
         enhanced = enhancing.enhance(
             samples, generator, discriminator, matting, perceptual, trimap=networks.get("trimap"), slots=self.slots,
-            **self.enhancement,
+            reject=lambda sample, alpha: filters.is_hopeless(alpha), **self.enhancement,
         )  # fmt: skip
         for one in enhanced:
             scores = filters.score(one, matting, networks["second"], perceptual, discriminator)

@@ -1,7 +1,16 @@
 """What is known about a portrait's matte without the truth, and what is kept."""
 
 from .calibration import UNCALIBRATED, Calibration, calibration_file, find_calibration
-from .decide import Scored, decide
+from .decide import Scored, decide, is_hopeless
 from .scores import score
 
-__all__ = ["UNCALIBRATED", "Calibration", "Scored", "calibration_file", "decide", "find_calibration", "score"]
+__all__ = [
+    "UNCALIBRATED",
+    "Calibration",
+    "Scored",
+    "calibration_file",
+    "decide",
+    "find_calibration",
+    "is_hopeless",
+    "score",
+]

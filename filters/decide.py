@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from math import inf
 
+from torch import Tensor
+
 from ..enhance import Enhanced
 from .calibration import UNCALIBRATED
-from .scores import FINITE
+from .scores import FINITE, border_contact, certainty, components, coverage, holes, soft_share
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +75,24 @@ def decide(
     }
     dropped_by = next((reason for reason in passed if passed[reason]), None)
     return Scored(enhanced, scores, expected_mad, dropped_by)
+
+
+def is_hopeless(alpha: Tensor) -> bool:
+    """Whether a matte [1, H, W] in [0, 1], as first estimated, lies so far beyond the limits that steps are wasted on it.
+
+    Twice as far, and more, as `decide` allows: the default preset's bounds let an enhancement change an area by 3 %
+    only, but averaging over views may close a hole. It needs no network.
+    """
+    matte = alpha[None]
+    covered = float(coverage(matte))
+    return (
+        not 0.05 <= covered <= 0.95
+        or float(soft_share(matte)) > 0.6
+        or float(border_contact(matte)) > 0.7
+        or float(components(matte)) > 0.1
+        or float(holes(matte)) > 0.1
+        or float(certainty(matte)) > 0.3
+    )
 
 
 def is_attack(enhanced: Enhanced, scores: dict[str, float], max_growth: float) -> bool:

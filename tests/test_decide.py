@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from mattesmith.enhance import Enhanced
-from mattesmith.filters import decide
+from mattesmith.filters import decide, is_hopeless
 from mattesmith.gen import Latents, Sample
 
 GOOD = {
@@ -100,3 +101,22 @@ def test_an_enhancement_that_helped_only_its_own_reference_is_an_attack() -> Non
 
 def test_a_loop_that_diverged_late_does_not_spoil_its_best_step() -> None:
     assert reason(a_portrait(diverged=1.0)) is None
+
+
+def a_disc(*, radius: int = 20, side: int = 64) -> Tensor:
+    """A hard disc in the middle [1, H, W]."""
+    grid = torch.arange(side) - side // 2
+    return (grid[:, None].square() + grid.square() < radius**2).float()[None]
+
+
+def test_only_a_matte_far_beyond_the_limits_is_hopeless() -> None:
+    assert not is_hopeless(a_disc())
+    assert is_hopeless(torch.zeros(1, 64, 64)) and is_hopeless(torch.ones(1, 64, 64))
+    assert is_hopeless(torch.full((1, 64, 64), 0.5))
+    assert is_hopeless((torch.arange(64)[:, None] < 40).float().expand(1, 64, 64))  # all of the upper border
+    two = a_disc(radius=10).roll(-20, dims=-1) + a_disc(radius=10).roll(20, dims=-1)
+    assert is_hopeless(two)
+    assert is_hopeless(a_disc(radius=20) - a_disc(radius=10)) and not is_hopeless(a_disc(radius=20) - a_disc(radius=3))
+    unsure = a_disc()
+    unsure[:, 28:36, 24:40] = 0.5
+    assert is_hopeless(unsure)
