@@ -78,7 +78,7 @@ def decide(
 
 
 def is_hopeless(alpha: Tensor) -> bool:
-    """Whether a matte [1, H, W] in [0, 1], as first estimated, lies so far beyond the limits that steps are wasted on it.
+    """Whether a first matte [1, H, W] in [0, 1] lies so far beyond the limits that steps on it are wasted.
 
     Twice as far, and more, as `decide` allows: the default preset's bounds let an enhancement change an area by 3 %
     only, but averaging over views may close a hole. It needs no network.
