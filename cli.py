@@ -556,7 +556,8 @@ def refilter(
     else:
         selection = shards.by_condition(str(where))
     with tqdm(unit="portrait", desc="refilter", leave=False) as bar:
-        made = shards.refilter(folder, out, selection, progress=bar.update)
+        calibration = filters.find_calibration(shards.sums_of(folder))
+        made = shards.refilter(folder, out, selection, calibration=calibration, progress=bar.update)
     of = made["config"]["parent"]["count"]
     click.echo(f"{out}: {made['count']} of {of} portraits in {len(made['shards'])} shards")
 

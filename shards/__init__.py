@@ -8,7 +8,7 @@ from .photos import write_photo
 from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
 from .read import Composites
 from .report import report
-from .selection import Selection, by_condition, by_expected_mad, by_quantile, refilter
+from .selection import Selection, by_condition, by_expected_mad, by_quantile, refilter, sums_of
 from .sheet import contact_sheet, matte_tile, save_sheet
 from .stats import Statistics, is_calibrated, read_statistics, tables
 from .verify import verify
@@ -51,6 +51,7 @@ __all__ = [
     "rgb_from_image",
     "samples_of",
     "save_sheet",
+    "sums_of",
     "tables",
     "verify",
     "write_photo",

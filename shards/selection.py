@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..filters import Calibration
 from ..filters.where import column, where
 from .encode import Record
 from .manifest import DATASET, config_hash, finish, open_dataset, read_config
@@ -79,18 +80,26 @@ def need_calibration(text: str, columns: Columns) -> None:
     if EXPECTED_MAD in text and EXPECTED_MAD not in columns:
         raise ValueError(
             f"this dataset has no {EXPECTED_MAD}: it is uncalibrated, made without a calibration for its networks; "
-            "select by a score it has (--where, --keep-quantile with --by), or calibrate and generate it again"
+            "select by a score it has (--where, --keep-quantile with --by), or fit a calibration first "
+            "(python cli.py studio calibrate)"
         )
 
 
 def refilter(
-    folder: Path, out: Path, selection: Selection, *, progress: Callable[[int], None] | None = None
+    folder: Path,
+    out: Path,
+    selection: Selection,
+    *,
+    calibration: Calibration | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Write the selected portraits of a dataset as a dataset of its own; run again, it resumes.
 
     Args:
         folder: a finished dataset.
         out: another folder.
+        calibration: of the dataset's networks: what is expected of portraits that were made before it was fitted.
+            They are selected by it; what is stored of them stays as it was.
         progress: called after every shard with the number of its portraits.
 
     Returns:
@@ -107,7 +116,9 @@ def refilter(
     if problems:
         raise ValueError(f"{folder} is not a whole dataset: {problems[0]}; finish or mend it first (see `verify`)")
     parent = json.loads((folder / DATASET).read_text())
-    table = selected(read_candidates(folder, shards), selection)
+    candidates = read_candidates(folder, shards)
+    later = None if EXPECTED_MAD in columns_of(candidates) else calibration
+    table = selected(candidates, selection, later)
     keys = [key for key in table["key"].to_pylist() if key]
     if not keys:
         raise ValueError(f"none of the {parent['count']} portraits of {folder} fulfils {selection.settings}; loosen it")
@@ -116,6 +127,8 @@ def refilter(
     sums = hashlib.sha256("".join(fields["tar"]["sha256"] for fields in shards.values()).encode()).hexdigest()
     origin = {"config_hash": config_hash(config), "tars_sha256": sums, "count": parent["count"], "config": config}
     own = {"format": 1, "n": len(keys), "shard_size": size, "selection": selection.settings, "parent": origin}
+    if later:
+        own["calibration"] = later.sha256
     with open_dataset(out, own) as committed:
         for number, part in enumerate(divided(table, size)):
             if number not in committed:
@@ -146,23 +159,41 @@ def read_candidates(folder: Path, shards: Mapping[int, Mapping[str, Any]]) -> pa
     return pa.concat_tables(tables)
 
 
-def columns_of(table: pa.Table) -> dict[str, NDArray[np.float64]]:
-    """Numbers by name; a score goes by its bare name too. An expected error that nobody knows is left out."""
+def sums_of(folder: Path) -> dict[str, str]:
+    """sha256 of the networks that made a finished dataset, by role; of others there is nothing to find."""
+    try:
+        cards = json.loads((folder / DATASET).read_text())["networks"]
+        return {card["role"]: card["sha256"] for card in cards if {"role", "sha256"} <= card.keys()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # `refilter` says what is wrong with it
+
+
+def columns_of(table: pa.Table, calibration: Calibration | None = None) -> dict[str, NDArray[np.float64]]:
+    """Numbers by name; a score goes by its bare name too.
+
+    An expected error that nobody knows is left out, or is that of a calibration.
+    """
     columns: dict[str, NDArray[np.float64]] = {}
     for name, kind in zip(table.column_names, table.schema.types, strict=True):
         if (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and name != "tar":
             values = np.asarray(table[name].to_numpy(), np.float64)
             if name != EXPECTED_MAD or not (values < 0).any():
                 columns |= {name.removeprefix("scores."): values, name: values}
+    if calibration and EXPECTED_MAD not in columns:
+        names = [term.score for term in calibration.terms]
+        scores = zip(*(column(name, columns) for name in names), strict=True)
+        columns[EXPECTED_MAD] = np.array(
+            [calibration.expected_mad(dict(zip(names, one, strict=True))) for one in scores], np.float64
+        )
     return columns
 
 
-def selected(table: pa.Table, selection: Selection) -> pa.Table:
+def selected(table: pa.Table, selection: Selection, calibration: Calibration | None) -> pa.Table:
     """The table with the portraits that are left out marked as dropped, their keys taken away."""
     keys = np.array(table["key"].to_pylist(), object)
     reasons = np.array(table["dropped_by"].to_pylist(), object)
     kept = keys != ""
-    out = np.flatnonzero(kept)[~selection.chosen(columns_of(table.filter(pa.array(kept))))]
+    out = np.flatnonzero(kept)[~selection.chosen(columns_of(table.filter(pa.array(kept)), calibration))]
     keys[out], reasons[out] = "", selection.dropped_by
     for name, values in (("key", keys), ("dropped_by", reasons)):
         table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.string()))

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from mattesmith import cli, shards
 from mattesmith.enhance import Enhanced
-from mattesmith.filters import Scored
+from mattesmith.filters import Calibration, Scored
+from mattesmith.filters.calibration import FLOOR, Term
 from mattesmith.gen import Latents, Sample
 from mattesmith.shards import by_condition, by_expected_mad, by_quantile, refilter
 from mattesmith.shards import selection as module
@@ -160,6 +161,28 @@ def test_no_condition_takes_an_uncalibrated_portrait_for_a_good_one(parent: Path
         refilter(parent, tmp_path / "out", by_condition("expected_mad < 5"))
     with pytest.raises(ValueError, match="uncalibrated"):
         refilter(parent, tmp_path / "out", by_expected_mad(5.0))
+
+
+def test_a_calibration_fitted_later_selects_too_and_is_named(parent: Path, tmp_path: Path) -> None:
+    """Its expected error is a hundred times the coverage."""
+    knots = tuple(np.log(np.array([0.05, 0.8]) + FLOOR))
+    sums = dict.fromkeys(("generator", "matting", "second"), "sum")
+    later = Calibration(float(np.log(100)), (Term("coverage", knots, knots, 1.0),), sums, {}, "0")
+    made = refilter(parent, tmp_path / "out", by_expected_mad(35.0), calibration=later)
+    assert samples(tmp_path / "out") == {
+        key: files for key, files in samples(parent).items() if key in ("0000000000", "0000000002", "0000100001")
+    }
+    assert made["config"]["calibration"] == later.sha256
+    assert set(rows(tmp_path / "out")["expected_mad"]) == {-1.0}  # as it was stored
+    assert "calibration" not in refilter(parent, tmp_path / "other", by_quantile(0.5, "coverage"))["config"]
+
+
+def test_sums_are_those_of_the_networks_with_a_role(parent: Path, tmp_path: Path) -> None:
+    assert shards.sums_of(parent) == {} == shards.sums_of(tmp_path)
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"networks": [{"role": "second", "sha256": "ab"}, {"name": "x"}]})
+    )
+    assert shards.sums_of(tmp_path) == {"second": "ab"}
 
 
 def test_the_dataset_itself_an_unfinished_and_a_damaged_one_are_refused(parent: Path, tmp_path: Path) -> None:
