@@ -978,7 +978,7 @@ def benchmark(renders: Path, out: Path, size: int, count: int | None, seed: int)
     type=click.IntRange(1),
     default=400,
     show_default=True,
-    help="Pictures; half of the people are held out.",
+    help="Pictures; fitted on validation people, tested on test people.",
 )
 @click.option(
     "--invert-steps", type=click.IntRange(0, 100_000), default=300, show_default=True,

@@ -35,7 +35,7 @@ from .backgrounds import background_pool
 from .composites import Portraits, load_portraits, planes
 
 BACKGROUND_SEED = 3_000_000  # of no training's pool, and not the benchmark's
-SPLITS = ("val", "test")
+SPLITS = ("val", "test")  # fitted on the first, its error told on the second, which other proofs test on too
 NUM_GROUPS = 8  # of the reliability diagram
 
 
@@ -76,7 +76,7 @@ class Measured:
 def calibrate(
     renders: Path, judges: Judges, log: Path, *, num: int, seed: int = 0, invert_steps: int = 300, slots: int = 8
 ) -> tuple[Calibration, list[Measured]]:
-    """Measures `num` pictures and fits; half of the people are kept for the error.
+    """Measures `num` pictures and fits on the validation people; the test people are kept for the error.
 
     Args:
         renders: as `studio render` writes them.
@@ -105,12 +105,15 @@ def calibrate(
 
 
 def known_pictures(renders: Path, *, num: int, size: int, seed: int) -> Iterator[Known]:
-    """Validation and test people in a random order, over and over; a picture follows from (seed, number)."""
+    """Validation and test people in turn, each in a random order, over and over; all follows from (seed, number)."""
     splits = {split: load_portraits(renders, split, size=size) for split in SPLITS}
-    people = [(split, index) for split, portraits in splits.items() for index in range(len(portraits))]
-    order = random_stream(seed, 0, 0, "calibrate/order").permutation(len(people))
+    orders = {
+        split: random_stream(seed, 0, 0, f"calibrate/{split}").permutation(len(portraits))
+        for split, portraits in splits.items()
+    }
     for number in range(num):
-        split, index = people[order[number % len(people)]]
+        split = SPLITS[number % len(SPLITS)]
+        index = orders[split][number // len(SPLITS) % len(orders[split])]
         rng = random_stream(seed, 0, number, "calibrate")
         image, alpha = over_background(splits[split], index, rng, number=number, size=size)
         yield Known(number, f"{split}/{splits[split].keys[index]}", image, alpha)
@@ -144,7 +147,7 @@ def over_background(
 def measure_all(
     pictures: Iterator[Known], judges: Judges, done: set[int], *, seed: int, invert_steps: int, slots: int
 ) -> Iterator[Measured]:
-    """Every second person as found in the generator, the others as they are; those in `done` are left out.
+    """Every second picture of either split as found in the generator, the others as they are; those in `done` are left out.
 
     In groups, so not quite in order; the groups are always the same, because a batch's neighbours enter the last bits.
     """
@@ -201,19 +204,17 @@ def read_log(log: Path, settings: Mapping[str, Any]) -> list[Measured]:
 
 
 def fitted(measured: list[Measured], networks: Mapping[str, str]) -> tuple[Calibration, list[Measured]]:
-    """A calibration from every second person, with its error on the others."""
-    people = list(dict.fromkeys(one.identity for one in measured))
-    chosen = set(people[::2])
-    fit_set = [one for one in measured if one.identity in chosen]
-    held = [one for one in measured if one.identity not in chosen]
+    """A calibration from the validation people, with its error on the test people."""
+    fit_set, held = ([one for one in measured if one.identity.startswith(f"{split}/")] for split in SPLITS)
     if not held:
-        raise ValueError(f"a calibration needs people to be tested on, got {len(people)} in all; ask for more pictures")
+        raise ValueError(f"a calibration needs people to be tested on, got {len(measured)} pictures; ask for more")
     calibration = fit_calibration(
         [one.scores for one in fit_set], [one.mad for one in fit_set], networks=networks, version=version("mattesmith")
     )
     expected, true = expected_and_true(calibration, held)
-    fit = calibration.fit | {"people_fitted": float(len(chosen)), "num_held_out": float(len(held))}
-    fit |= {"people_held_out": float(len(people) - len(chosen))} | fit_error(expected, true)
+    fit = calibration.fit | {"people_fitted": float(len({one.identity for one in fit_set}))}
+    fit |= {"people_held_out": float(len({one.identity for one in held})), "num_held_out": float(len(held))}
+    fit |= fit_error(expected, true)
     for source in sorted({one.source for one in held}):
         those = np.array([one.source == source for one in held])
         fit |= {f"{source}.{name}": value for name, value in fit_error(expected[those], true[those]).items()}

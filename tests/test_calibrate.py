@@ -89,6 +89,7 @@ def test_nobody_stands_in_both_halves_and_the_error_is_of_the_held_out_one(
     people = {one.identity for one in held}
     rows = [json.loads(line) for line in (tmp_path / "log" / "a.jsonl").read_text().splitlines()[1:]]
     fitted = [row for row in rows if row["identity"] not in people]
+    assert all(name.startswith("test/") for name in people)
     assert len(people) == 15 and len(held) == 30 and len(fitted) == 30
     assert calibration.fit["num_fitted"] == calibration.fit["num_held_out"] == 30
     assert calibration.networks == {"generator": "g", "matting": "m", "second": "s"}
