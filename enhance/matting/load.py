@@ -169,7 +169,8 @@ class Matting(nn.Module):
 
         top, bottom = margins(height, self.architecture.divisor)
         left, right = margins(width, self.architecture.divisor)
-        padded, padded_trimap = (F.pad(x, (left, right, top, bottom), mode="replicate") for x in (image, trimap))
+        margin = (left, right, top, bottom)
+        padded, padded_trimap = (F.pad(x, margin, mode="replicate") if any(margin) else x for x in (image, trimap))
         alpha = self.architecture.alpha(self.network, padded, padded_trimap)
         alpha = alpha[..., top : top + height, left : left + width].to(image.dtype)
         alpha = alpha + (alpha.clamp(0, 1) - alpha).detach()  # a plain clamp would stop the gradient outside [0, 1]
