@@ -71,6 +71,19 @@ def test_every_candidate_of_the_parent_is_accounted_for(parent: Path, tmp_path: 
     assert [shard["dropped"] for shard in fields["shards"]] == [{"holes": 1, "where": 1}, {"holes": 1, "where": 1}]
 
 
+def test_the_report_shows_the_portraits_of_a_selection_though_their_keys_name_the_parents_shards(
+    parent: Path, tmp_path: Path
+) -> None:
+    refilter(parent, tmp_path / "out", by_condition("coverage > 0.55"))
+    assert [path.name for path in (tmp_path / "out").glob("*.tar")] == ["00000.tar"]
+    statistics = shards.read_statistics(tmp_path / "out")
+    page = shards.report(tmp_path / "out", statistics)
+    assert statistics.problems == []
+    assert {key: page.count(f"<figcaption>{key}") for key in samples(tmp_path / "out")} == {
+        "0000100000": 1, "0000100002": 1,
+    }  # fmt: skip
+
+
 def test_parent_and_selection_stand_in_the_configuration(parent: Path, tmp_path: Path) -> None:
     refilter(parent, tmp_path / "out", by_quantile(0.5, "coverage"))
     config = shards.read_config(tmp_path / "out")
