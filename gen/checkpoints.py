@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from .fetch import sum_of
 from .known import GENERATOR_FILES
 from .latents import draw_latents, draw_noise, random_stream
 from .layouts import Absent, Kind, check_file, read_state
@@ -202,19 +203,22 @@ def _complete(generator: Generator, state: dict[str, Tensor], notes: dict[str, A
 
 
 def _card(path: Path) -> dict[str, Any]:
-    """What is known about the file: its own card where one lies beside it, else what its hash tells."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    """What is known about the file: what its hash tells, and before that its own card where one lies beside it."""
+    sha256 = sum_of(path)
+    known = KNOWN_FILES.get(sha256)
+    told = {
+        "name": known.name if known else path.name,
+        "licence": known.licence if known else "unknown; ask where the file came from",
+        "source": path.name,
+        "sha256": sha256,
+    }
     beside = path.with_suffix(".json")
     if path.suffix.lower() == ".safetensors" and beside.exists():
         try:
-            card = json.loads(beside.read_text())
+            card = json.loads(beside.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"its card {beside.name} is not JSON ({error})") from error
         if not isinstance(card, dict) or card.get("sha256") != sha256:
             raise ValueError(f"its card {beside.name} belongs to another file (sha256 differs)")
-        return card
-    known = KNOWN_FILES.get(sha256)
-    licence = known.licence if known else "unknown; ask where the file came from"
-    name = known.name if known else path.name
-    return {"name": name, "licence": licence, "source": path.name, "sha256": sha256}
+        return told | card
+    return told
