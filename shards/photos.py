@@ -9,7 +9,7 @@ import numpy as np
 from ..enhance import EnhancedPhoto, estimate_foreground
 from .encode import gray_from_alpha, png, rgb_from_image
 from .sheet import matte_tile
-from .writer import publish, publish_json, write_all
+from .writer import publish_bytes, publish_json
 
 
 def write_photo(out: Path, photo: EnhancedPhoto, facts: Mapping[str, Any]) -> Path:
@@ -33,7 +33,7 @@ def write_photo(out: Path, photo: EnhancedPhoto, facts: Mapping[str, Any]) -> Pa
     }
     (out / f"{key}.json").unlink(missing_ok=True)  # of an earlier run: it must not stand for a mixture
     for name, content in contents.items():
-        publish(out / f"{key}.{name}", lambda stream, content=content: write_all(stream, content))  # type: ignore[misc]
+        publish_bytes(out / f"{key}.{name}", content)
     publish_json(out / f"{key}.json", facts)
     return out / f"{key}.compare.png"
 

@@ -32,7 +32,7 @@ from mattesmith.shards import (
 )
 from mattesmith.shards.members import samples_of
 from mattesmith.shards.report import default_ranking
-from mattesmith.shards.sheet import checkerboard, composite, linear_from_srgb, srgb_from_linear, tile
+from mattesmith.shards.sheet import checkerboard, composite, tile
 from mattesmith.shards.stats import changes, fates, is_calibrated, pairs, quantiles
 from mattesmith.shards.writer import parquet_of
 
@@ -233,10 +233,12 @@ def test_the_same_dataset_gives_the_same_page(out: Path) -> None:
 # Pictures
 
 
-def test_srgb_and_linear_light_are_inverse_and_known() -> None:
-    levels = np.arange(256, dtype=np.uint8)
-    assert np.array_equal(srgb_from_linear(linear_from_srgb(levels)), levels)
-    assert linear_from_srgb(np.array([0, 188, 255], np.uint8)) == pytest.approx([0, 0.5029, 1], abs=1e-4)
+def test_a_composite_gives_every_level_back_where_alpha_is_0_or_1() -> None:
+    levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    for alpha in (0, 255):
+        layers = (levels, levels[::-1])
+        found = composite(layers[0], np.full((16, 16), alpha, np.uint8), layers[1])
+        assert np.array_equal(found, layers[alpha == 0])
 
 
 def test_half_of_white_over_black_is_188_not_128() -> None:
