@@ -89,10 +89,15 @@ def save_network(
     }
     content = save(state, metadata=described)
     text = json.dumps({**card, "sha256": hashlib.sha256(content).hexdigest()}, indent=2, sort_keys=True) + "\n"
-    for target, written in ((path, content), (path.with_suffix(".json"), text.encode())):
-        partial = target.with_name(target.name + ".partial")
-        partial.write_bytes(written)
-        partial.replace(target)
+    write_whole(path, content)
+    write_whole(path.with_suffix(".json"), text.encode())
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Writes under another name, then renames: a file stands under its own name only when it is complete."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(file)
 
 
 def _load(source: str | Path, kind: Kind) -> Generator | Discriminator:

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ...gen.checkpoints import write_whole
 from ...gen.fetch import sum_of
 from ...gen.messages import one_line, printable, shown
 from ...gen.torch_files import check_tensors, load_torch
@@ -175,13 +176,6 @@ def save_network(file: Path, network: nn.Module, card: dict[str, Any], *, dtype:
     write_whole(file, blob)
     text = json.dumps(card | {"sha256": hashlib.sha256(blob).hexdigest()}, indent=2, ensure_ascii=False) + "\n"
     write_whole(file.with_suffix(".json"), text.encode())
-
-
-def write_whole(file: Path, blob: bytes) -> None:
-    """Write under another name, then rename."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_bytes(blob)
-    partial.replace(file)
 
 
 def read_card(file: Path) -> dict[str, Any]:
