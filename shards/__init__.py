@@ -4,12 +4,12 @@ from .encode import CODECS, Record, encode, gray_from_alpha, member_names, rgb_f
 from .export import LAYOUTS, export
 from .manifest import config_hash, finish, library_versions, mattesmith_version, open_dataset, read_config, read_shards
 from .members import Problem, samples_of
-from .photos import write_photo
+from .photos import estimated_tile, write_photo
 from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
 from .read import Composites
 from .report import report
 from .selection import Selection, by_condition, by_expected_mad, by_quantile, refilter
-from .sheet import contact_sheet, matte_tile, save_sheet
+from .sheet import contact_sheet, save_sheet
 from .stats import Statistics, is_calibrated, read_statistics, tables
 from .verify import verify
 from .writer import publish_text, write_shard
@@ -30,6 +30,7 @@ __all__ = [
     "config_hash",
     "contact_sheet",
     "encode",
+    "estimated_tile",
     "export",
     "fill_shard",
     "finish",
@@ -37,7 +38,6 @@ __all__ = [
     "is_calibrated",
     "key_of",
     "library_versions",
-    "matte_tile",
     "mattesmith_version",
     "member_names",
     "open_dataset",

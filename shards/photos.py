@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ..enhance import EnhancedPhoto, estimate_foreground
 from .encode import gray_from_alpha, png, rgb_from_image
@@ -42,7 +43,11 @@ def comparison(photo: EnhancedPhoto) -> np.ndarray:
     """Photo above, enhanced portrait below: [2 R, 4 R, 3] uint8."""
     rows = []
     for state in ("photo", "enhanced"):
-        image, alpha = photo.images[state], photo.mattes[state]
-        foreground = estimate_foreground(image[None], alpha[None])[0][0]
-        rows.append(matte_tile(rgb_from_image(image), gray_from_alpha(alpha), rgb_from_image(foreground)))
+        rows.append(estimated_tile(photo.images[state], photo.mattes[state]))
     return np.concatenate(rows)
+
+
+def estimated_tile(image: Tensor, alpha: Tensor) -> np.ndarray:
+    """`matte_tile` of an image [3, H, W] in [-1, 1] and its matte [1, H, W], the foreground estimated from both."""
+    foreground, _ = estimate_foreground(image[None], alpha[None])
+    return matte_tile(rgb_from_image(image), gray_from_alpha(alpha), rgb_from_image(foreground[0]))
