@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from .encode import trimap_of
-from .manifest import CONFIG, DATASET, SHARD_FILE, checked_record, config_hash, read_config, read_shards
+from .manifest import CONFIG, DATASET, SHARD_FILE, checked_record, config_hash, flattened, read_config, read_shards
 from .members import IMAGE_MODES, Problem, decode, members_of
 
 UNFINISHED = Problem(DATASET, "", "is missing: the run has not finished")
@@ -182,7 +182,8 @@ def _trimap_problems(decoded: Mapping[str, Any]) -> list[str]:
 def _json_problems(key: str, fields: Any, sizes: Mapping[str, Any], schema: dict[str, Any]) -> list[str]:
     if not isinstance(fields, dict):
         return ["is not an object"]
-    here = _types(fields)
+    # 1 and 1.0 are of different types.
+    here = {name: type(value).__name__ for name, value in flattened(fields).items()}
     if not schema:
         schema.update(here)
     problems = []
@@ -194,17 +195,6 @@ def _json_problems(key: str, fields: Any, sizes: Mapping[str, Any], schema: dict
     if sizes and (fields.get("height"), fields.get("width")) not in sizes.values():
         problems.append(f"says {fields.get('width')} x {fields.get('height')}, the images are not")
     return problems
-
-
-def _types(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted names and types, in order; 1 and 1.0 are different types."""
-    types: dict[str, str] = {}
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            types |= _types(value, f"{prefix}{name}.")
-        else:
-            types[f"{prefix}{name}"] = type(value).__name__
-    return types
 
 
 def _parquet_problems(path: Path, fields: Mapping[str, Any], keys: list[str]) -> list[Problem]:
