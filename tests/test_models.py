@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import runpy
 import struct
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from mattesmith.enhance.matting.unet import UNet
 
 ROOT = Path(__file__).parents[1]
 CHANNELS = {4: 16, 8: 16, 16: 16}
+nvidia_names = runpy.run_path(str(ROOT / "tests" / "test_pickles.py"))["nvidia_names"]
 
 
 class Line(Exception):
@@ -63,26 +65,6 @@ def pair() -> tuple[gen.Generator, gen.Discriminator]:
     for parameter in [*generator.parameters(), *discriminator.parameters()]:
         parameter.data += 0.1 * torch.randn_like(parameter)
     return generator.requires_grad_(False), discriminator.requires_grad_(False)
-
-
-def nvidia_names(network: gen.Generator | gen.Discriminator) -> dict[str, Tensor]:
-    """A state dict under NVIDIA's names, as one of their converters to .pt leaves it."""
-    names = {}
-    for key, value in network.state_dict().items():
-        if isinstance(network, gen.Generator):
-            key = "mapping.w_avg" if key == "mean_w" else key.replace("dense.", "mapping.fc")
-            key = key.replace("blocks.", "synthesis.b").replace(".style.", ".affine.").replace(".conv.", ".conv1.")
-            key = key.replace(".up.", ".conv0.").replace(".to_rgb.", ".torgb.")
-            value = value[0] if key.endswith("b4.const") else value
-            key, value = (key + "_const", value[0, 0]) if key.endswith(".noise") else (key, value)
-        elif key.startswith("blocks."):
-            key = "b" + key[7:].replace(".conv.", ".conv0.").replace(".down.", ".conv1.")
-        elif key.startswith("from_rgb"):
-            key = f"b{network.resolution}.fromrgb" + key[8:]
-        else:
-            key = "b4." + key.replace("dense", "fc")
-        names[key] = value.clone()
-    return names
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +34,9 @@ def portraits(shard: int) -> Iterator[Scored]:
 
 
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parent") / "dataset"
-    with shards.open_dataset(folder, CONFIG):
-        for shard in range(2):
-            shards.write_shard(folder, shard, 3, portraits(shard), max_candidates=9)
-        shards.finish(folder, config=CONFIG, n=6, networks=[{"name": "tiny", "licence": "MIT"}])
-    return folder
+def parent(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path]) -> Path:
+    folder, card = tmp_path_factory.mktemp("parent") / "dataset", {"name": "tiny", "licence": "MIT"}
+    return write_dataset(folder, portraits, n=6, shard_size=3, config=CONFIG, networks=[card])
 
 
 def samples(folder: Path) -> dict[str, dict[str, bytes]]:

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,11 +24,9 @@ from mattesmith.shards import (
     contact_sheet,
     finish,
     open_dataset,
-    plan,
     read_statistics,
     report,
     tables,
-    write_shard,
 )
 from mattesmith.shards.members import samples_of
 from mattesmith.shards.report import default_ranking
@@ -40,7 +38,7 @@ HOSTILE = "</script><script>alert(1)</script>'\"&"
 CONFIG = {"n": 5}
 
 
-def portraits(shard: int, reason: str, side: int = 8) -> Iterator[Scored]:
+def portraits(shard: int, reason: str = HOSTILE, side: int = 8) -> Iterator[Scored]:
     """Every third candidate is dropped; `certainty` counts the candidates, `agreement` halves."""
     for candidate in range(100):
         image = torch.full((3, side, side), 0.5)
@@ -54,13 +52,8 @@ def portraits(shard: int, reason: str, side: int = 8) -> Iterator[Scored]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made") / "dataset"
-    with open_dataset(folder, CONFIG):
-        for shard, quota in plan(5, 2):
-            write_shard(folder, shard, quota, portraits(shard, HOSTILE), max_candidates=9)
-        finish(folder, config=CONFIG, n=5, networks=[])
-    return folder
+def made(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path]) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("made") / "dataset", portraits, n=5, shard_size=2, config=CONFIG)
 
 
 @pytest.fixture

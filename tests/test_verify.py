@@ -38,13 +38,11 @@ def portraits(shard: int, side: int = 8) -> Iterator[Scored]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made") / "dataset"
-    with open_dataset(folder, CONFIG):
-        for shard, quota in plan(5, 2):
-            write_shard(folder, shard, quota, portraits(shard), max_candidates=9, with_latents=True, with_alpha16=True)
-        finish(folder, config=CONFIG, n=5, networks=[{"licence": "Apache-2.0"}])
-    return folder
+def made(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path]) -> Path:
+    return write_dataset(
+        tmp_path_factory.mktemp("made") / "dataset", portraits, n=5, shard_size=2, config=CONFIG,
+        networks=[{"licence": "Apache-2.0"}], with_latents=True, with_alpha16=True,
+    )  # fmt: skip
 
 
 @pytest.fixture
