@@ -732,6 +732,8 @@ def convert(file: str, out: Path | None) -> None:
     FILE is a StyleGAN2 file, whose discriminator comes along, or a matting network named as for --matting, for
     instance modnet:FILE.
     """
+    if file in ("default", "second"):
+        raise click.ClickException(f"{file}: the embedded networks are safetensors with a card already")
     name = enhancing.matting_name(file)
     kind, _, path = (name or f":{file}").partition(":")
     if kind in ("onnx", "vitmatte"):

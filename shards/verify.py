@@ -110,6 +110,7 @@ def _tar_problems(path: Path, fields: Mapping[str, Any], schema: dict[str, Any],
     problems: list[Problem] = []
     expected = list(fields["members"])
     seen: set[str] = set()
+    begun: set[str] = set()  # as `keys`, but quick to search
     sample: dict[str, bytes] = {}
 
     def close() -> None:
@@ -132,8 +133,9 @@ def _tar_problems(path: Path, fields: Mapping[str, Any], schema: dict[str, Any],
         key, _, member = name.partition(".")
         if not keys or key != keys[-1]:
             close()
-            if key in keys:
+            if key in begun:
                 problems.append(Problem(path.name, name, "stands apart from the rest of its sample"))
+            begun.add(key)
             keys.append(key)
         sample[member] = content
     close()

@@ -218,6 +218,18 @@ def test_what_is_used_as_it_is_is_not_converted(name: str, command: Callable[...
     assert "used as they are" in refused(command, "models", "convert", name)
 
 
+@pytest.mark.parametrize("name", ["default", "second"])
+def test_the_embedded_networks_are_converted_already(name: str, command: Callable[..., str]) -> None:
+    assert "safetensors with a card already" in refused(command, "models", "convert", name)
+
+
+def test_check_knows_the_second_network_by_its_name(command: Callable[..., str], tmp_path: Path) -> None:
+    photo = tmp_path / "me.png"
+    Image.new("RGB", (64, 64), "white").save(photo)
+    printed = command("models", "check", "second", "--photo", photo, "--picture", tmp_path / "matte.png")
+    assert "matting network unet" in printed
+
+
 def test_check_says_what_a_generator_is_and_shows_it(
     stylegan: Path, command: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -79,8 +79,11 @@ def matting_name(file: str) -> str | None:
     """How `load_matting` names a file: as it is named already, by its sum, or by our card beside it.
 
     Returns:
-        "modnet:FILE" and the like; None for a file that nothing tells to be a matting network.
+        "modnet:FILE" and the like, or "second"; None for a file that nothing tells to be a matting network, and for
+        "default", which is the generator.
     """
+    if file == "second":
+        return file
     kind, _, path = file.partition(":")
     if path and kind in (*ARCHITECTURES, "onnx", "vitmatte"):
         return file
