@@ -225,5 +225,5 @@ def _card(path: Path) -> dict[str, Any]:
             raise ValueError(f"its card {beside.name} is not JSON ({error})") from error
         if not isinstance(card, dict) or card.get("sha256") != sha256:
             raise ValueError(f"its card {beside.name} belongs to another file (sha256 differs)")
-        return told | card
+        return card | {key: value for key, value in told.items() if key not in card}  # in the order of the card
     return told
