@@ -890,9 +890,13 @@ def benchmark(renders: Path, out: Path, size: int, count: int | None, seed: int)
 @_network("generator")
 @_network("matting")
 @click.option(
-    "--n", "num", type=click.IntRange(1), default=400, show_default=True,
+    "--n",
+    "num",
+    type=click.IntRange(1),
+    default=400,
+    show_default=True,
     help="Pictures; half of the people are held out.",
-)  # fmt: skip
+)
 @click.option(
     "--invert-steps", type=NUM_STEPS, default=300, show_default=True,
     help="Every second picture is inverted into the generator in so many; 0: none is.",

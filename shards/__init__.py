@@ -9,7 +9,7 @@ from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
 from .read import Composites
 from .report import report
 from .selection import Selection, by_condition, by_expected_mad, by_quantile, refilter
-from .sheet import contact_sheet, save_sheet
+from .sheet import contact_sheet, matte_tile, save_sheet
 from .stats import Statistics, is_calibrated, read_statistics, tables
 from .verify import verify
 from .writer import publish_text, write_shard
@@ -38,6 +38,7 @@ __all__ = [
     "is_calibrated",
     "key_of",
     "library_versions",
+    "matte_tile",
     "mattesmith_version",
     "member_names",
     "open_dataset",
