@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import count, islice, zip_longest
@@ -21,10 +21,6 @@ from tqdm import tqdm
 
 from mattesmith import enhance as enhancing
 from mattesmith import filters, finetune, gen, shards
-from mattesmith.filters.scores import disagreement
-from mattesmith.finetune.metrics import METRICS
-from mattesmith.finetune.pictures import read_matte
-from mattesmith.shards import library_versions
 from mattesmith.shards.pool import Progress, Work, run_shards
 
 MAX_CANDIDATES_PER_KEPT = 20
@@ -153,8 +149,8 @@ def _config(pipeline: Pipeline, *, n: int, shard_size: int, networks: Mapping[st
             name: network.card["normalisation"] for name, network in networks.items() if "normalisation" in network.card
         },
         "versions": {
-            "mattesmith": version("mattesmith"),
-            **library_versions(),
+            "mattesmith": shards.mattesmith_version(),
+            **shards.library_versions(),
             **{name: version(name) for name in pipeline.optional_libraries()},
         },
     }
@@ -166,20 +162,56 @@ def cli() -> None:
     """Training data for portrait matting: StyleGAN2 portraits, enhanced, matted, filtered, written as shards."""
 
 
+# Options of more than one command; where their words differ, a function of the words
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+FOLDER, FILE = click.Path(path_type=Path, file_okay=False), click.Path(path_type=Path, dir_okay=False)
+EXISTING_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+NUM_STEPS = click.IntRange(0, 100_000)
+AS_FOR_GENERATE = "As for generate."
+DATASET = click.argument("folder", metavar="DIR", type=EXISTING_FOLDER)
+DEVICE = click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
+)
+PRESET = click.option(
+    "--preset", type=click.Choice(sorted(enhancing.PRESETS)), default="default", show_default=True,
+    help="Of the enhancement.",
+)  # fmt: skip
+
+
+def _network(name: str, words: str = AS_FOR_GENERATE, *, default: str = "default") -> Decorator:
+    return click.option(f"--{name}", default=default, show_default=True, help=words)
+
+
+def _seed(words: str) -> Decorator:
+    return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=words)
+
+
+def _slots(words: str) -> Decorator:
+    return click.option("--slots", type=click.IntRange(1, 1024), default=8, show_default=True, help=words)
+
+
+def _precision(words: str) -> Decorator:
+    choice = click.Choice(["bf16", "float32"])
+    return click.option("--precision", type=choice, default="bf16", show_default=True, help=words)
+
+
+def _check_device(device: str) -> None:
+    """Refuses a device that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+
+
 # generate
 
 
 @cli.command()
 @click.option("--n", type=click.IntRange(min=0), required=True, help="Kept portraits; the dataset has exactly so many.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the dataset.")
-@click.option("--generator", default="default", show_default=True, help="A StyleGAN2 file, or the embedded default.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the dataset.")
+@_network("generator", "A StyleGAN2 file, or the embedded default.")
 @click.option("--discriminator", help="A StyleGAN2 file, or none: no adversarial term [default: the generator's file].")
-@click.option(
-    "--matting",
-    default="default",
-    show_default=True,
-    help="Reference network: default, or modnet, gca, indexnet, dim, p3m, onnx, vitmatte:FILE.",
-)
+@_network("matting", "Reference network: default, or modnet, gca, indexnet, dim, p3m, onnx, vitmatte:FILE.")
 @click.option(
     "--trimap", help="What makes the trimaps of a --matting that needs them: deeplab:FILE, or as --matting "
     "[default: the embedded network].",
@@ -188,33 +220,23 @@ def cli() -> None:
     "--foreground", type=click.Choice(enhancing.FOREGROUNDS), default="fast", show_default=True,
     help="How foreground colours are estimated; pymatting is slow, and an extra.",
 )  # fmt: skip
-@click.option("--perceptual", default="embedded", show_default=True, help="embedded, lpips, or lpips:VGG16_FILE.")
-@click.option(
-    "--preset",
-    type=click.Choice(sorted(enhancing.PRESETS)),
-    default="default",
-    show_default=True,
-    help="Of the enhancement.",
-)
-@click.option("--steps", type=click.IntRange(0, 100_000), help="Enhancement steps a portrait [default: the preset's].")
+@_network("perceptual", "embedded, lpips, or lpips:VGG16_FILE.", default="embedded")
+@PRESET
+@click.option("--steps", type=NUM_STEPS, help="Enhancement steps a portrait [default: the preset's].")
 @click.option("--variables", type=click.Choice(["both", "noise", "latent"]), help="What is optimised [default: both].")
 @click.option(
     "--max-expected-mad", type=click.FloatRange(min=0, min_open=True),
     help="Drop portraits whose matte's expected error (MAD x1000) is higher; needs a calibration.",
 )  # fmt: skip
 @click.option("--psi", type=click.FloatRange(0, 1.5), default=0.8, show_default=True, help="Truncation of the sampler.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other portraits.")
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
-)
+@_seed("Another seed, other portraits.")
+@DEVICE
 @click.option(
     "--shard-size", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Portraits a shard."
 )
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes [default: one a core, one on cuda].")
-@click.option("--slots", type=click.IntRange(1, 1024), default=8, show_default=True, help="Portraits in one batch.")
-@click.option(
-    "--precision", type=click.Choice(["bf16", "float32"]), default="bf16", show_default=True, help="Of the loop."
-)
+@_slots("Portraits in one batch.")
+@_precision("Of the loop.")
 @click.option("--codec", type=click.Choice(shards.CODECS), default="png", show_default=True, help="Of the image alone.")
 @click.option("--with-latents", is_flag=True, help="Add ws.npy and noise.npz to every sample.")
 @click.option("--with-alpha16", is_flag=True, help="Add a 16-bit matte to every sample.")
@@ -229,8 +251,7 @@ def generate(
 
     Run again with the same arguments, it goes on where it stopped and ends with the same bytes.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    _check_device(device)
     pipeline = Pipeline(
         generator=generator, discriminator=discriminator, matting=matting, trimap=trimap, perceptual=perceptual,
         device=device, seed=seed, psi=psi, slots=slots, out=out,
@@ -322,37 +343,22 @@ def _estimate(pipeline: Pipeline, networks: Mapping[str, Any], *, n: int, num_wo
 
 @cli.command("enhance")
 @click.argument("photos", metavar="PHOTO...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the results.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the results.")
 @click.option("--no-align", is_flag=True, help="The photos are aligned, square crops already.")
-@click.option("--generator", default="default", show_default=True, help="As for generate.")
-@click.option("--discriminator", help="As for generate.")
-@click.option("--matting", default="default", show_default=True, help="As for generate.")
-@click.option("--perceptual", default="embedded", show_default=True, help="As for generate.")
+@_network("generator")
+@click.option("--discriminator", help=AS_FOR_GENERATE)
+@_network("matting")
+@_network("perceptual", default="embedded")
+@PRESET
+@click.option("--steps", type=NUM_STEPS, help="Enhancement steps a photo [default: the preset's].")
+@click.option("--invert-steps", type=NUM_STEPS, default=300, show_default=True, help="Inversion steps a photo.")
 @click.option(
-    "--preset",
-    type=click.Choice(sorted(enhancing.PRESETS)),
-    default="default",
-    show_default=True,
-    help="Of the enhancement.",
-)
-@click.option("--steps", type=click.IntRange(0, 100_000), help="Enhancement steps a photo [default: the preset's].")
-@click.option(
-    "--invert-steps", type=click.IntRange(0, 100_000), default=300, show_default=True, help="Inversion steps a photo."
-)
-@click.option(
-    "--true-alpha",
-    "true_alphas",
-    multiple=True,
-    type=click.Path(path_type=Path),
+    "--true-alpha", "true_alphas", multiple=True, type=click.Path(path_type=Path),
     help="A photo's known matte, to measure with; one for each photo, in their order.",
-)
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
-)
-@click.option("--slots", type=click.IntRange(1, 1024), default=8, show_default=True, help="Most photos in one batch.")
-@click.option(
-    "--precision", type=click.Choice(["bf16", "float32"]), default="bf16", show_default=True, help="Of the loops."
-)
+)  # fmt: skip
+@DEVICE
+@_slots("Most photos in one batch.")
+@_precision("Of the loops.")
 def enhance_photos(
     photos: tuple[Path, ...], out: Path, no_align: bool, generator: str, discriminator: str | None, matting: str,
     perceptual: str, preset: str, steps: int | None, invert_steps: int, true_alphas: tuple[Path, ...], device: str,
@@ -363,8 +369,7 @@ def enhance_photos(
     A photo that cannot be used is named, the others go on, and the exit code is 1 at the end.
     """
     _check_photos(photos, out, true_alphas)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    _check_device(device)
     detector = None if no_align else enhancing.load_detector()
     network = gen.load_generator(generator)
     judge = _matching_discriminator(discriminator, generator, network)
@@ -375,6 +380,7 @@ def enhance_photos(
         "perceptual": enhancing.load_perceptual(perceptual).to(device),
     }
     second = enhancing.load_matting("second").to(device)
+    networks = {name: each for name, each in (*made.items(), ("second", second)) if each is not None}
     out.mkdir(parents=True, exist_ok=True)
 
     problems: list[str] = []
@@ -391,7 +397,7 @@ def enhance_photos(
         preset=preset, steps=steps,
     )  # fmt: skip
     for photo in results:
-        facts = _facts(photo, made, second, truths.pop(photo.portrait.path, None))
+        facts = finetune.photo_facts(photo, networks, true=truths.pop(photo.portrait.path, None))
         compare = shards.write_photo(out, photo, facts)
         click.echo(_photo_line(photo, facts) + f"\n  look at it: {compare}")
     if problems:
@@ -423,7 +429,7 @@ def _portraits(
         try:
             portrait = enhancing.portrait_of(photo, **frame)
             if truth is not None:
-                truths[photo] = _true_alpha(truth, photo, portrait.size)
+                truths[photo] = finetune.true_alpha(truth, photo, portrait.size)
         except ValueError as error:
             problems.append(str(error))
             click.echo(f"problem: {error}", err=True)
@@ -431,49 +437,6 @@ def _portraits(
         if portrait.num_faces > 1:
             click.echo(f"{photo}: {portrait.num_faces} faces, the largest is taken")
         yield portrait
-
-
-def _true_alpha(file: Path, photo: Path, size: tuple[int, int]) -> NDArray[np.float32]:
-    true = read_matte(file)
-    if true.shape != size:
-        raise ValueError(f"{file} is {true.shape[1]} x {true.shape[0]}, its photo {photo} {size[1]} x {size[0]}")
-    return true
-
-
-@torch.no_grad()
-def _facts(
-    photo: enhancing.EnhancedPhoto, made: Mapping[str, Any], second: enhancing.Matting, true: NDArray[np.float32] | None
-) -> dict[str, Any]:
-    """What is known about one photo: losses, scores, and the three states' distances from second network and truth."""
-    portrait, enhanced, matting = photo.portrait, photo.enhanced, made["matting"]
-    scores = filters.score(enhanced, matting, second, made["perceptual"], made["discriminator"])
-    states = {name: image[None] for name, image in photo.images.items()}
-    agreement = {
-        name: float(disagreement(matting(image).float(), [second(image).float()])) for name, image in states.items()
-    }
-    measured = None
-    if true is not None:
-        mattes = {name: matte[0].numpy() for name, matte in photo.in_photo.items()}
-        measured = {
-            name: {metric: METRICS[metric](matte, true) for metric in ("sad", "mse", "grad", "conn")}
-            for name, matte in mattes.items()
-        }
-    return {
-        "photo": portrait.path.name,
-        "seed": portrait.latents.seed,
-        "width": portrait.size[1],
-        "height": portrait.size[0],
-        "faces": portrait.num_faces,
-        "square": {"centre": portrait.square.centre, "right": portrait.square.right},
-        "inversion": photo.inverted.losses,
-        "steps": enhanced.steps,
-        "losses": enhanced.losses,
-        "scores": scores,
-        "dropped_by": filters.decide(enhanced, scores).dropped_by,
-        "agreement": agreement,
-        "measured": measured,
-        "networks": {name: network.card.get("sha256") for name, network in (*made.items(), ("second", second))},
-    }
 
 
 def _photo_line(photo: enhancing.EnhancedPhoto, facts: Mapping[str, Any]) -> str:
@@ -502,9 +465,9 @@ def _photo_line(photo: enhancing.EnhancedPhoto, facts: Mapping[str, Any]) -> str
 
 
 @cli.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a self-contained page.")
-@click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Write a contact sheet (PNG).")
+@DATASET
+@click.option("--html", type=FILE, help="Write a self-contained page.")
+@click.option("--sheet", type=FILE, help="Write a contact sheet (PNG).")
 def stats(folder: Path, html: Path | None, sheet: Path | None) -> None:
     """Statistics of a dataset: what was kept and dropped and why, scores, effect of the enhancement."""
     statistics = shards.read_statistics(folder)
@@ -522,7 +485,7 @@ def stats(folder: Path, html: Path | None, sheet: Path | None) -> None:
 
 
 @cli.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@DATASET
 def verify(folder: Path) -> None:
     """Read a dataset back: sizes, sums, counts, and every member decoded."""
     num_shards = len(shards.read_shards(folder)[0])
@@ -532,12 +495,19 @@ def verify(folder: Path) -> None:
     click.echo(f"{folder}: {num_shards} shards are whole")
 
 
+def _report_problems(problems: list[shards.Problem]) -> None:
+    for problem in problems:
+        click.echo(f"problem: {problem}", err=True)
+    if problems:
+        _fail(f"{len(problems)} problems found", 1)
+
+
 # refilter
 
 
 @cli.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="New dataset.")
+@DATASET
+@click.option("--out", type=FOLDER, required=True, help="New dataset.")
 @click.option("--max-expected-mad", type=click.FloatRange(min=0), help="Keep errors expected up to this (x1000).")
 @click.option("--keep-quantile", type=click.FloatRange(0, 1, min_open=True), help="Keep this share, lowest --by first.")
 @click.option("--by", default="expected_mad", show_default=True, help="The score that --keep-quantile looks at.")
@@ -566,9 +536,9 @@ def refilter(
 
 
 @cli.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@DATASET
 @click.option("--to", type=click.Choice(list(shards.LAYOUTS)), required=True, help="The trainer.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="An empty folder.")
+@click.option("--out", type=FOLDER, required=True, help="An empty folder.")
 def export(folder: Path, to: str, out: Path) -> None:
     """Write a dataset as the plain folders of PNG files that a trainer reads; run again, it goes on."""
     total = sum(fields["count"] for fields in shards.read_shards(folder)[0].values())
@@ -582,7 +552,7 @@ def export(folder: Path, to: str, out: Path) -> None:
 
 @cli.command("finetune")
 @click.argument("place", metavar="DIR")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="NAME.safetensors.")
+@click.option("--out", type=FILE, required=True, help="NAME.safetensors.")
 @click.option(
     "--network",
     default="default",
@@ -599,10 +569,8 @@ def export(folder: Path, to: str, out: Path) -> None:
 @click.option("--batch", type=click.IntRange(2, 4096), default=8, show_default=True, help="Pictures a step.")
 @click.option("--size", type=click.IntRange(32, 4096), default=128, show_default=True, help="Their side, pixels.")
 @click.option("--lr", type=click.FloatRange(0, 1, min_open=True), default=2e-4, show_default=True, help="Highest rate.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random.")
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
-)
+@_seed("Of everything random.")
+@DEVICE
 @click.option(
     "--workers", type=click.IntRange(0, 256), default=0, show_default=True, help="Processes that read; 0: none."
 )
@@ -619,8 +587,7 @@ def finetune_network(
 
     The best by validation is kept. Interrupted in any way, the same command goes on where it stopped.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    _check_device(device)
     if real is None and real_share:
         raise click.UsageError("--real-share needs --real, the folder of the pictures")
     share = 0.0 if real is None else 0.25 if real_share is None else real_share
@@ -651,26 +618,18 @@ def finetune_network(
 @cli.command()
 @click.argument("network", metavar="NAME_OR_CKPT")
 @click.option(
-    "--on",
-    "folder",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    required=True,
+    "--on", "folder", type=EXISTING_FOLDER, required=True,
     help="A dataset, or a folder with image/ and alpha/ (and hair/).",
-)
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write every number.")
-@click.option("--worst", type=click.Path(path_type=Path, dir_okay=False), help="Write a picture of the worst 16 (PNG).")
+)  # fmt: skip
+@click.option("--json", "json_file", type=FILE, help="Write every number.")
+@click.option("--worst", type=FILE, help="Write a picture of the worst 16 (PNG).")
 @click.option(
-    "--trimap-share",
-    type=click.FloatRange(0, 0.5),
-    default=0.025,
-    show_default=True,
+    "--trimap-share", type=click.FloatRange(0, 0.5), default=0.025, show_default=True,
     help="Reach of the unknown region beyond soft pixels, in shorter sides.",
-)
+)  # fmt: skip
 @click.option("--originals", is_flag=True, help="Of a dataset: the portraits as stored, not over new backgrounds.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the new backgrounds.")
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
-)
+@_seed("Of the new backgrounds.")
+@DEVICE
 def evaluate(
     network: str, folder: Path, json_file: Path | None, worst: Path | None, trimap_share: float, originals: bool,
     seed: int, device: str,
@@ -679,10 +638,9 @@ def evaluate(
 
     NAME_OR_CKPT is what --matting of generate takes, or a .safetensors file with its card beside it.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    _check_device(device)
     total = finetune.count_items(folder)
-    matting = finetune.load_network(_network_name(network)).to(device)
+    matting = finetune.load_network(network).to(device)
     pictures = finetune.items(folder, originals=originals, seed=seed)
     with tqdm(total=total, unit="picture", desc="evaluate", leave=False) as bar:
         measured, found = finetune.run(matting, pictures, trimap_share=trimap_share, progress=bar.update)
@@ -703,25 +661,6 @@ def evaluate(
     if worst is not None:
         finetune.write_worst(worst, found)
         click.echo(f"worst: {worst} (image | predicted | true | cut out)")
-
-
-def _network_name(name: str) -> str:
-    """What `load_matting` takes; one of our files goes by the architecture in its card."""
-    file = Path(name)
-    if file.suffix != ".safetensors" or not file.is_file():
-        return name
-    architecture = enhancing.matting.checkpoint.read_card(file).get("architecture")
-    if architecture is None:
-        raise click.UsageError(f"{file} has no card {file.with_suffix('.json').name} that names its architecture; "
-                               f"say it: modnet:{file}")  # fmt: skip
-    return f"{architecture}:{file}"
-
-
-def _report_problems(problems: list[shards.Problem]) -> None:
-    for problem in problems:
-        click.echo(f"problem: {problem}", err=True)
-    if problems:
-        _fail(f"{len(problems)} problems found", 1)
 
 
 # models
@@ -757,9 +696,7 @@ def _known_files() -> list[gen.KnownFile]:
 @models.command()
 @click.argument("name")
 @click.option("--url", help="A mirror's https address of the same file; its sum is checked all the same.")
-@click.option(
-    "--out", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path(), help="Folder [default: .]."
-)
+@click.option("--out", type=EXISTING_FOLDER, default=Path(), help="Folder [default: .].")
 def fetch(name: str, url: str | None, out: Path) -> None:
     """Download a known file; run again, it goes on where it stopped."""
     files = {each.name: each for each in (*gen.GENERATOR_FILES, *enhancing.MATTING_FILES)}
@@ -789,15 +726,15 @@ def fetch(name: str, url: str | None, out: Path) -> None:
 
 @models.command()
 @click.argument("file")
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="NAME.safetensors [default: beside the file]."
-)
+@click.option("--out", type=FILE, help="NAME.safetensors [default: beside the file].")
 def convert(file: str, out: Path | None) -> None:
     """Rewrite a checkpoint as safetensors (float32, nothing is lost) with a JSON card.
 
     FILE is a StyleGAN2 file, whose discriminator comes along, or a matting network named as for --matting, for
     instance modnet:FILE.
     """
+    if file in ("default", "second"):
+        raise click.ClickException(f"{file}: the embedded networks are safetensors with a card already")
     name = enhancing.matting_name(file)
     kind, _, path = (name or f":{file}").partition(":")
     if kind in ("onnx", "vitmatte"):
@@ -830,7 +767,7 @@ def _discriminator(source: str | Path) -> gen.Discriminator | None:
 
 @models.command()
 @click.argument("file")
-@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="PNG [default: NAME-check.png].")
+@click.option("--picture", type=FILE, help="PNG [default: NAME-check.png].")
 @click.option(
     "--photo", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="For a matting network: what to matte [default: portraits of the embedded generator].",
@@ -881,7 +818,7 @@ def _network_facts(network: gen.Generator | enhancing.Matting) -> dict[str, str]
 def _mattes(matting: enhancing.Matting, photo: Path | None) -> list[np.ndarray]:
     """Tiles of a photo, or of four portraits of the embedded generator, with their mattes."""
     if photo is not None:
-        images = [_read_photo(photo)]
+        images = [enhancing.reduced(enhancing.read_photo(photo), max_side_px=1024)]
     else:
         generator = gen.load_generator()
         latents = [gen.draw_latents(0, 0, index, z_dim=generator.z_dim) for index in range(4)]
@@ -890,21 +827,8 @@ def _mattes(matting: enhancing.Matting, photo: Path | None) -> list[np.ndarray]:
     for image in images:
         with torch.no_grad():
             alpha = matting(image[None])
-        foreground, _ = enhancing.estimate_foreground(image[None], alpha)
-        pixels = shards.rgb_from_image(image), shards.gray_from_alpha(alpha[0]), shards.rgb_from_image(foreground[0])
-        tiles.append(shards.matte_tile(*pixels))
+        tiles.append(shards.estimated_tile(image, alpha[0]))
     return tiles
-
-
-def _read_photo(path: Path) -> torch.Tensor:
-    """A picture upright, its longer side at most 1024 px: [3, H, W] in [-1, 1]."""
-    image = enhancing.read_photo(path)
-    scale = 1024 / max(image.shape)
-    if scale >= 1:
-        return image
-    size = [round(side * scale) for side in image.shape[1:]]
-    smaller = torch.nn.functional.interpolate(image[None], size=size, mode="bilinear", antialias=True)
-    return smaller[0].clamp(-1, 1)
 
 
 # studio
@@ -916,20 +840,16 @@ def studio() -> None:
 
 
 RENDERS = click.option(
-    "--renders", type=click.Path(path_type=Path, file_okay=False), default=Path(".studio/renders"), show_default=True,
-    help="Folder of the renders.",
-)  # fmt: skip
+    "--renders", type=FOLDER, default=Path(".studio/renders"), show_default=True, help="Folder of the renders."
+)
 STATE = click.option(
-    "--state", type=click.Path(path_type=Path, file_okay=False), default=Path(".studio"), show_default=True,
-    help="Resumable state, logs and picture grids.",
-)  # fmt: skip
+    "--state", type=FOLDER, default=Path(".studio"), show_default=True, help="Resumable state, logs and picture grids."
+)
 MINUTES = click.option(
     "--minutes", type=click.FloatRange(0), default=30.0, show_default=True, help="Stop after so many."
 )
 THREADS = click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of torch.")
-SEED = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, another run."
-)
+SEED = _seed("Another seed, another run.")
 WARM = click.option("--warm", is_flag=True, help="Start from the embedded weights instead of from nothing.")
 EXPORT = click.option("--export", is_flag=True, help="Write the embedded weights and their card at the end.")
 
@@ -940,9 +860,7 @@ EXPORT = click.option("--export", is_flag=True, help="Write the embedded weights
 @click.option("--size", type=click.IntRange(16, 2048), default=256, show_default=True, help="Pixels.")
 @SEED
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
-@click.option(
-    "--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Only write a sheet of 100 random renders."
-)
+@click.option("--sheet", type=FILE, help="Only write a sheet of 100 random renders.")
 def render(renders: Path, count: int, size: int, seed: int, workers: int, sheet: Path | None) -> None:
     """Render portraits with exact alpha; finished ones are skipped."""
     from mattesmith.studio import render as rendering
@@ -955,7 +873,7 @@ def render(renders: Path, count: int, size: int, seed: int, workers: int, sheet:
 
 @studio.command()
 @RENDERS
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the benchmark.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the benchmark.")
 @click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="Pixels.")
 @click.option("--count", type=click.IntRange(1), help="Portraits [default: every test identity once].")
 @SEED
@@ -970,8 +888,8 @@ def benchmark(renders: Path, out: Path, size: int, count: int | None, seed: int)
 @studio.command()
 @RENDERS
 @STATE
-@click.option("--generator", default="default", show_default=True, help="As for generate.")
-@click.option("--matting", default="default", show_default=True, help="As for generate.")
+@_network("generator")
+@_network("matting")
 @click.option(
     "--n",
     "num",
@@ -981,11 +899,11 @@ def benchmark(renders: Path, out: Path, size: int, count: int | None, seed: int)
     help="Pictures; fitted on validation people, tested on test people.",
 )
 @click.option(
-    "--invert-steps", type=click.IntRange(0, 100_000), default=300, show_default=True,
+    "--invert-steps", type=NUM_STEPS, default=300, show_default=True,
     help="Every second picture is inverted into the generator in so many; 0: none is.",
 )  # fmt: skip
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False),
+    "--out", type=FILE,
     help="JSON, with two diagrams beside it [default: where generate looks for it].",
 )  # fmt: skip
 @SEED

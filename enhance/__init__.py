@@ -24,7 +24,7 @@ from .matting import MATTING_FILES, Matting, load_matting, matting_name, save_ne
 from .objective import PRESETS, Preset, colour_gradient
 from .optimize import enhance, random_control
 from .perceptual import Perceptual, load_perceptual
-from .photo import Portrait, portrait_of, read_photo
+from .photo import Portrait, portrait_of, read_photo, reduced
 from .photos import STATES, EnhancedPhoto, enhance_photos
 from .portrait import Enhanced, averaged_matte
 from .trimap import trimap_from_alpha
@@ -74,6 +74,7 @@ __all__ = [
     "portrait_of",
     "random_control",
     "read_photo",
+    "reduced",
     "save_network",
     "softness",
     "trimap_entropy",

@@ -112,6 +112,15 @@ def read_photo(path: Path, content: bytes | None = None) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
 
 
+def reduced(image: Tensor, *, max_side_px: int) -> Tensor:
+    """A photo [3, H, W] in [-1, 1] made so small that its longer side fits; one that does is left as it is."""
+    scale = max_side_px / max(image.shape)
+    if scale >= 1:
+        return image
+    size = [round(side * scale) for side in image.shape[1:]]
+    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0].clamp(-1, 1)
+
+
 def _check(opened: Image.Image) -> None:
     """Refuses what is no photo, before its pixels are decoded."""
     num_frames = getattr(opened, "n_frames", 1)

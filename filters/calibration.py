@@ -96,11 +96,9 @@ def from_json(text: str, *, name: str) -> Calibration:
         fit = {key: float(value) for key, value in fields["fit"].items()}
         calibration = Calibration(float(fields["bias"]), terms, networks, fit, str(fields["version"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{name} is no calibration ({error!r}); make it anew: python cli.py studio calibrate"
-        ) from error
+        raise ValueError(f"{name} is no calibration ({error!r}); {ADVICE}") from error
     if fault := fault_of(calibration):
-        raise ValueError(f"{name} is no calibration ({fault}); make it anew: python cli.py studio calibrate")
+        raise ValueError(f"{name} is no calibration ({fault}); {ADVICE}")
     return calibration
 
 

@@ -3,6 +3,7 @@
 from .evaluate import evaluate, run, summary, table, write_json, write_worst
 from .metrics import Measured, measure
 from .networks import load_network
+from .photos import photo_facts, true_alpha
 from .pictures import Item, count_items, is_dataset, items
 from .train import finetune
 
@@ -16,9 +17,11 @@ __all__ = [
     "items",
     "load_network",
     "measure",
+    "photo_facts",
     "run",
     "summary",
     "table",
+    "true_alpha",
     "write_json",
     "write_worst",
 ]

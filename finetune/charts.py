@@ -1,6 +1,5 @@
 """Charts of a few curves, drawn with Pillow: what a training or a calibration has to show needs no plotting library."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor, isfinite, log10
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..shards.writer import publish, write_all
+from ..shards.sheet import save_picture
 
 SIZE = (720, 480)
 LEFT, TOP, RIGHT, BOTTOM = 76, 44, 20, 56  # margins, px
@@ -95,6 +94,4 @@ def save_chart(
     for index in reversed(range(len(lines))):
         draw.text((right, TOP - 4), lines[index].label, COLOURS[index % len(COLOURS)], font, anchor="rs")
         right -= round(font.getlength(lines[index].label)) + 16
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    publish(path, lambda file: write_all(file, stream.getvalue()))
+    save_picture(path, picture)

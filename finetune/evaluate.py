@@ -4,7 +4,6 @@ Networks that need a trimap get the one derived from the true matte, as benchmar
 """
 
 import heapq
-import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,8 +20,7 @@ from PIL import Image
 from ..enhance import Matting, trimap_from_alpha
 from ..shards import publish_text
 from ..shards.encode import rgb_from_image
-from ..shards.sheet import arrange, checkerboard, composite
-from ..shards.writer import publish, write_all
+from ..shards.sheet import checkerboard, composite, save_sheet
 from .metrics import METRICS, Measured, measure, regions_of
 from .pictures import Item
 
@@ -147,9 +145,7 @@ def write_json(
 
 def write_worst(path: Path, worst: list[Result]) -> None:
     """A PNG of the worst pictures: image | predicted | true | cut out with the prediction, over a checkerboard."""
-    stream = io.BytesIO()
-    arrange([tile(result) for result in worst], num_columns=2, max_side_px=TILE_PX).save(stream, "PNG")
-    publish(path, lambda file: write_all(file, stream.getvalue()))
+    save_sheet(path, [tile(result) for result in worst], num_columns=2, max_side_px=TILE_PX)
 
 
 def tile(result: Result) -> NDArray[np.uint8]:

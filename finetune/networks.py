@@ -21,16 +21,18 @@ DIVISOR = 32  # what the sides of a picture are padded to for a network of one's
 
 
 def load_network(name: str, *, seed: int = 0) -> Matting:
-    """As `load_matting`, and "package.module:factory" for a network of one's own, or "package.module:factory:FILE".
+    """As `load_matting`, and two more names: NAME.safetensors is one of our files, whose card names its architecture;
+    "package.module:factory" is a network of one's own, and "package.module:factory:FILE" that with its weights.
 
     Args:
-        name: the factory is called without arguments, and gives a module image [N, 3, H, W] in [-1, 1] -> alpha
+        name: a factory is called without arguments, and gives a module image [N, 3, H, W] in [-1, 1] -> alpha
             [N, 1, H, W]; H and W are multiples of 32.
         seed: of its first weights, where there is no file.
 
     Raises:
-        ValueError: nothing of that name can be imported, or it gives no module.
+        FileNotFoundError, ValueError: as `load_matting`; nothing of that name can be imported, or it gives no module.
     """
+    name = full_name(name)
     match = FACTORY.fullmatch(name)
     if name in EMBEDDED or not match or name.partition(":")[0] in (*ARCHITECTURES, *NOT_TRAINED):
         return load_matting(name)
@@ -50,6 +52,24 @@ def load_network(name: str, *, seed: int = 0) -> Matting:
         load_strictly(network, read_state(Path(file)), file=Path(file))
         card |= read_card(Path(file))
     return Matting(network, architecture, name=factory, card=card)
+
+
+def full_name(name: str) -> str:
+    """The name of a network; one of our files (NAME.safetensors) goes by the architecture in its card.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or its card names no architecture.
+    """
+    file = Path(name)
+    if file.suffix != ".safetensors" or (":" in name and not file.is_file()):
+        return name
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such checkpoint file")
+    architecture = read_card(file).get("architecture")
+    if architecture is None:
+        raise ValueError(f"{file} has no card {file.with_suffix('.json').name} that names its architecture; "
+                         f"say it: modnet:{file}")  # fmt: skip
+    return f"{architecture}:{file}"
 
 
 def factory_of(name: str) -> Callable[[], nn.Module]:

@@ -1,13 +1,32 @@
-"""What every training needs: averaged weights, snapshots that survive a kill, a log."""
+"""What every training needs: a rate, updates and averaged weights, snapshots that survive a kill, a log."""
 
 import csv
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+WARM_UP = 0.03  # share of a run in which the learning rate rises
+
+
+def cosine_rate(share: float) -> float:
+    """The learning rate at a share of a run, as a part of its highest: it rises, then falls to 0 as a cosine does."""
+    return min(1, (share + 1e-3) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * min(share, 1)))
+
+
+def update(
+    network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, *, half_life: float
+) -> None:
+    """One step down the loss, gradients clipped to a norm of 1; the average follows, see `follow`."""
+    optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimiser.step()
+    follow(average, network, half_life=half_life)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..enhance import Matting, trimap_from_alpha
 from ..enhance.matting import save_network
@@ -29,11 +29,10 @@ from .evaluate import trimap_width
 from .feed import Feed, on_device
 from .networks import Recipe, load_network, recipe_of, unfrozen
 from .pictures import Item
-from .snapshots import follow, load_state, save_state
+from .snapshots import cosine_rate, load_state, save_state, update
 
 NUM_VALIDATIONS = 20  # of a run, besides the one before its first step
 SNAPSHOT_S = 300  # at most so much is lost to a kill
-WARM_UP = 0.03  # share of the steps in which the learning rate rises
 TRIMAP_SHARE = 0.025  # largest reach of a training trimap's unknown region, and that of validation, in sides
 
 Progress = Callable[[int, float, float], object]  # steps done, mean loss since the last validation, steps a second
@@ -176,20 +175,14 @@ class Run:
 
     def train_step(self, image: Tensor, alpha: Tensor, trimap: Tensor | None) -> None:
         """One update, in bfloat16 where that is safe."""
-        share = self.step / self.steps
-        rate = min(1, (share + 1e-3) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * share))
-        self.optimiser.param_groups[0]["lr"] = self.lr * rate
+        self.optimiser.param_groups[0]["lr"] = self.lr * cosine_rate(self.step / self.steps)
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16):
             loss = self.recipe.loss(self.network, image, alpha, trimap)
         if not loss.isfinite():
             raise ValueError(f"the loss is {loss.item()} at step {self.step}; use a lower --lr than {self.lr:g}")
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimiser.step()
         self.step += 1
-        follow(self.average, self.network, half_life=min(300, self.step / 5))
+        update(self.network, self.average, self.optimiser, loss, half_life=min(300, self.step / 5))
         self.losses.append(loss.item())
 
     def validate(self, pictures: list[Item]) -> None:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from .fetch import sum_of
 from .known import GENERATOR_FILES
 from .latents import draw_latents, draw_noise, random_stream
 from .layouts import Absent, Kind, check_file, read_state
@@ -88,10 +89,15 @@ def save_network(
     }
     content = save(state, metadata=described)
     text = json.dumps({**card, "sha256": hashlib.sha256(content).hexdigest()}, indent=2, sort_keys=True) + "\n"
-    for target, written in ((path, content), (path.with_suffix(".json"), text.encode())):
-        partial = target.with_name(target.name + ".partial")
-        partial.write_bytes(written)
-        partial.replace(target)
+    write_whole(path, content)
+    write_whole(path.with_suffix(".json"), text.encode())
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Writes under another name, then renames: a file stands under its own name only when it is complete."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(file)
 
 
 def _load(source: str | Path, kind: Kind) -> Generator | Discriminator:
@@ -202,19 +208,22 @@ def _complete(generator: Generator, state: dict[str, Tensor], notes: dict[str, A
 
 
 def _card(path: Path) -> dict[str, Any]:
-    """What is known about the file: its own card where one lies beside it, else what its hash tells."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    """What is known about the file: what its hash tells, and before that its own card where one lies beside it."""
+    sha256 = sum_of(path)
+    known = KNOWN_FILES.get(sha256)
+    told = {
+        "name": known.name if known else path.name,
+        "licence": known.licence if known else "unknown; ask where the file came from",
+        "source": path.name,
+        "sha256": sha256,
+    }
     beside = path.with_suffix(".json")
     if path.suffix.lower() == ".safetensors" and beside.exists():
         try:
-            card = json.loads(beside.read_text())
+            card = json.loads(beside.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"its card {beside.name} is not JSON ({error})") from error
         if not isinstance(card, dict) or card.get("sha256") != sha256:
             raise ValueError(f"its card {beside.name} belongs to another file (sha256 differs)")
-        return card
-    known = KNOWN_FILES.get(sha256)
-    licence = known.licence if known else "unknown; ask where the file came from"
-    name = known.name if known else path.name
-    return {"name": name, "licence": licence, "source": path.name, "sha256": sha256}
+        return card | {key: value for key, value in told.items() if key not in card}  # in the order of the card
+    return told

@@ -7,6 +7,7 @@ authors' own and the file behind it has a known sum.
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 NVIDIA_LICENCE = "non-commercial (NVIDIA Source Code License); trained on FFHQ, CC BY-NC-SA 4.0"
@@ -28,56 +29,44 @@ class KnownFile:
     url: str | None = None
 
 
+_ffhq = partial(KnownFile, use="--generator FILE", licence=NVIDIA_LICENCE)
+_converted = partial(
+    _ffhq,
+    file="stylegan2-ffhq-config-f.pt",
+    where="conversions of NVIDIA's file by github.com/rosinality/stylegan2-pytorch",
+)
 GENERATOR_FILES = (
-    KnownFile(
+    _ffhq(
         name="ffhq-nvidia-tensorflow",
         file="stylegan2-ffhq-config-f.pkl",
-        use="--generator FILE",
-        licence=NVIDIA_LICENCE,
         where="github.com/NVlabs/stylegan2",
         size=381_673_535,
         sha256="adf127ea7bb8a7788c8bdeda3c9937f7310b669b09ecf799ca53a631ff46948d",
         url="https://nvlabs-fi-cdn.nvidia.com/stylegan2/networks/stylegan2-ffhq-config-f.pkl",
     ),
-    KnownFile(
+    _ffhq(
         name="ffhq-nvidia-pytorch",
         file="ffhq.pkl",
-        use="--generator FILE",
-        licence=NVIDIA_LICENCE,
         where="github.com/NVlabs/stylegan2-ada-pytorch, folder pretrained of its data repository",
     ),
-    KnownFile(
+    _ffhq(
         name="ffhq-nvidia-smaller",
         file="stylegan2-ffhq-256x256.pkl, -512x512.pkl, -1024x1024.pkl",
-        use="--generator FILE",
-        licence=NVIDIA_LICENCE,
         where="NVIDIA's model page of StyleGAN2, linked from github.com/NVlabs/stylegan3",
     ),
-    KnownFile(
+    _converted(
         name="ffhq-converted-with-d",
-        file="stylegan2-ffhq-config-f.pt",
-        use="--generator FILE",
-        licence=NVIDIA_LICENCE,
-        where="conversions of NVIDIA's file by github.com/rosinality/stylegan2-pytorch",
         about="381 MB (g, d, g_ema)",
         sha256="bae494ef77e32a9cd1792a81a3c167692a0e64f6bcd8b06592ff42917e2ed46e",
     ),
-    KnownFile(
+    _converted(
         name="ffhq-converted",
-        file="stylegan2-ffhq-config-f.pt",
-        use="--generator FILE",
-        licence=NVIDIA_LICENCE,
-        where="conversions of NVIDIA's file by github.com/rosinality/stylegan2-pytorch",
         needs="a discriminator: it holds g_ema and latent_avg only",
         size=132_717_355,
         sha256="646c7e7c5e3fc4cf8e83dcfe5dce505cc74b61d8982c09563932aa15c4baf18c",
     ),
-    KnownFile(
+    _converted(
         name="ffhq-converted-again",
-        file="stylegan2-ffhq-config-f.pt",
-        use="--generator FILE",
-        licence=NVIDIA_LICENCE,
-        where="conversions of NVIDIA's file by github.com/rosinality/stylegan2-pytorch",
         needs="a discriminator: it holds the generator only",
         about="133 MB",
         sha256="d0d7c5e71531c816b8cf01037393ee4fb65ed09dcb6434cc0197771e3051199b",

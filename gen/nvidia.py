@@ -39,7 +39,7 @@ def is_nvidia(state: Mapping[str, Tensor]) -> bool:
 def rename_generator(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """NVIDIA's names and shapes -> ours; a name it does not know stays as it is."""
     ours = {}
-    for key, value in _without_filters(state).items():
+    for key, value in without_filters(state, "resample_filter").items():
         if key == "mapping.w_avg":
             key = "mean_w"
         elif key == "synthesis.b4.const":
@@ -56,7 +56,7 @@ def rename_generator(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def rename_discriminator(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """NVIDIA's names -> ours; a name it does not know stays as it is."""
     ours = {}
-    for key, value in _without_filters(state).items():
+    for key, value in without_filters(state, "resample_filter").items():
         if match := re.fullmatch(r"b4\.(conv|fc|out)\.(weight|bias)", key):
             key = f"{EPILOGUE[match[1]]}.{match[2]}"
         elif match := re.fullmatch(r"b\d+\.fromrgb\.(weight|bias)", key):
@@ -68,18 +68,18 @@ def rename_discriminator(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_fir(kernel: Tensor) -> bool:
-    """Whether a stored resampling filter is the one of networks.py, whatever its gain."""
+    """Whether a stored resampling filter is the one of layers.py, whatever its gain."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
     kernel = kernel.float()
     return kernel.shape == (4, 4) and torch.allclose(kernel / kernel.sum(), torch.outer(taps, taps) / 64, atol=1e-5)
 
 
-def _without_filters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drops the resampling filters, which are constants here, after checking them."""
+def without_filters(state: Mapping[str, Tensor], ending: str) -> dict[str, Tensor]:
+    """Drops the resampling filters (keys with this ending), which are constants here, after checking them."""
     for key, value in state.items():
-        if key.endswith("resample_filter") and not is_fir(value):
+        if key.endswith(ending) and not is_fir(value):
             raise ValueError(f"{key} is not the filter [1, 3, 3, 1] of StyleGAN2; found {list(value.shape)}")
-    return {key: value for key, value in state.items() if not key.endswith("resample_filter")}
+    return {key: value for key, value in state.items() if not key.endswith(ending)}
 
 
 def find_network(contents: Any, network: str) -> Module | TensorFlowNetwork | None:

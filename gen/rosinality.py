@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .nvidia import is_fir
+from .nvidia import without_filters
 
 INSIDE = {
     "conv.weight": "weight",
@@ -42,7 +42,7 @@ def is_rosinality(state: Mapping[str, Tensor]) -> bool:
 def rename_generator(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """rosinality's names and shapes -> ours, without mean_w; a name it does not know stays as it is."""
     ours = {}
-    for key, value in _without_kernels(state).items():
+    for key, value in without_filters(state, ".kernel").items():
         if key == "input.input":
             key = "blocks.4.const"
         elif match := re.fullmatch(r"style\.(\d+)\.(weight|bias)", key):
@@ -61,7 +61,7 @@ def rename_discriminator(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     blocks = [int(match[1]) for key in state if (match := re.fullmatch(r"convs\.(\d+)\.conv1\.0\.weight", key))]
     top = 2 ** (min(max(blocks, default=1), 20) + 2)  # convs.1 is the top block, the last one has side 8
     ours = {}
-    for key, value in _without_kernels(state).items():
+    for key, value in without_filters(state, ".kernel").items():
         if key in DISCRIMINATOR_ENDS:
             key = DISCRIMINATOR_ENDS[key]
         elif (match := re.fullmatch(r"convs\.(\d+)\.(.+)", key)) and match[2] in DISCRIMINATOR_LAYERS:
@@ -93,11 +93,3 @@ def _reshaped(value: Tensor, inside: str) -> Tensor:
     if inside == "bias" and value.ndim == 4:
         return value.flatten()
     return value
-
-
-def _without_kernels(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drops the blur kernels, which are constants here, after checking them."""
-    for key, value in state.items():
-        if key.endswith(".kernel") and not is_fir(value):
-            raise ValueError(f"{key} is not the filter [1, 3, 3, 1] of StyleGAN2; found {list(value.shape)}")
-    return {key: value for key, value in state.items() if not key.endswith(".kernel")}

@@ -4,7 +4,7 @@ from .encode import CODECS, Record, encode, gray_from_alpha, member_names, rgb_f
 from .export import LAYOUTS, export
 from .manifest import config_hash, finish, library_versions, mattesmith_version, open_dataset, read_config, read_shards
 from .members import Problem, samples_of
-from .photos import write_photo
+from .photos import estimated_tile, write_photo
 from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
 from .read import Composites
 from .report import report
@@ -30,6 +30,7 @@ __all__ = [
     "config_hash",
     "contact_sheet",
     "encode",
+    "estimated_tile",
     "export",
     "fill_shard",
     "finish",

@@ -17,7 +17,7 @@ from .encode import png, rgb_from_image
 from .manifest import config_hash, read_config
 from .members import decode, samples_of
 from .verify import file_problems, recorded_shards
-from .writer import naming, publish, publish_json, write_all
+from .writer import naming, publish_bytes, publish_json
 
 RECORD = "export.json"  # of what a folder holds, so that an interrupted export goes on and another is refused
 BACKGROUND = "background"  # estimated; every other value below is a member's name without its ending
@@ -98,7 +98,7 @@ def begin(out: Path, record: Mapping[str, object]) -> None:
 def write_sample(out: Path, layout: Mapping[str, str], key: str, files: Mapping[str, bytes]) -> None:
     """The files of one portrait, each whole or not at all; those that are there already are left alone."""
     for path, content in contents(out, layout, key, files):
-        publish(path, lambda stream, content=content: write_all(stream, content))  # type: ignore[misc]
+        publish_bytes(path, content)
 
 
 def contents(

@@ -1,5 +1,7 @@
 """sRGB and linear light, for arrays and, by tables, for tensors; light adds up where it is linear."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,7 +11,7 @@ Floats = NDArray[np.float32]
 LEVELS = 4096  # of linear light, in the table back to sRGB
 
 
-def linear_from_srgb(srgb: Floats) -> Floats:
+def linear_from_srgb(srgb: NDArray[np.floating[Any]]) -> Floats:
     """Linear light of sRGB values, both in [0, 1] (IEC 61966-2-1)."""
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     return linear.astype(np.float32)

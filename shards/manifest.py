@@ -51,7 +51,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     >>> differences({"psi": 0.7, "knobs": {"steps": 8}}, {"psi": 0.5, "knobs": {"steps": 8}})
     ['psi: 0.7 / 0.5']
     """
-    flat_there, flat_here = _flat(there), _flat(here)
+    flat_there, flat_here = flattened(there), flattened(here)
     names = sorted(flat_there.keys() | flat_here.keys())
     return [
         f"{name}: {flat_there.get(name, '(not set)')} / {flat_here.get(name, '(not set)')}"
@@ -60,11 +60,16 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted names, in order.
+
+    >>> flattened({"psi": 0.7, "knobs": {"steps": 8}})
+    {'psi': 0.7, 'knobs.steps': 8}
+    """
     flat: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= flattened(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

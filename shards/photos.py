@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ..enhance import EnhancedPhoto, estimate_foreground
 from .encode import gray_from_alpha, png, rgb_from_image
 from .sheet import matte_tile
-from .writer import publish, publish_json, write_all
+from .writer import publish_bytes, publish_json
 
 
 def write_photo(out: Path, photo: EnhancedPhoto, facts: Mapping[str, Any]) -> Path:
@@ -33,7 +34,7 @@ def write_photo(out: Path, photo: EnhancedPhoto, facts: Mapping[str, Any]) -> Pa
     }
     (out / f"{key}.json").unlink(missing_ok=True)  # of an earlier run: it must not stand for a mixture
     for name, content in contents.items():
-        publish(out / f"{key}.{name}", lambda stream, content=content: write_all(stream, content))  # type: ignore[misc]
+        publish_bytes(out / f"{key}.{name}", content)
     publish_json(out / f"{key}.json", facts)
     return out / f"{key}.compare.png"
 
@@ -42,7 +43,11 @@ def comparison(photo: EnhancedPhoto) -> np.ndarray:
     """Photo above, enhanced portrait below: [2 R, 4 R, 3] uint8."""
     rows = []
     for state in ("photo", "enhanced"):
-        image, alpha = photo.images[state], photo.mattes[state]
-        foreground = estimate_foreground(image[None], alpha[None])[0][0]
-        rows.append(matte_tile(rgb_from_image(image), gray_from_alpha(alpha), rgb_from_image(foreground)))
+        rows.append(estimated_tile(photo.images[state], photo.mattes[state]))
     return np.concatenate(rows)
+
+
+def estimated_tile(image: Tensor, alpha: Tensor) -> np.ndarray:
+    """`matte_tile` of an image [3, H, W] in [-1, 1] and its matte [1, H, W], the foreground estimated from both."""
+    foreground, _ = estimate_foreground(image[None], alpha[None])
+    return matte_tile(rgb_from_image(image), gray_from_alpha(alpha), rgb_from_image(foreground[0]))

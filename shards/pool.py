@@ -42,7 +42,8 @@ def run_shards(
     workers: list[_Worker] = []
     try:
         while waiting or any(worker.task for worker in workers):
-            while waiting and sum(worker.process.is_alive() for worker in workers) < num_workers:
+            num_wanted = min(num_workers, len(waiting) + sum(worker.task is not None for worker in workers))
+            while waiting and sum(worker.process.is_alive() for worker in workers) < num_wanted:
                 workers.append(_Worker(start))
             for worker in workers:
                 if worker.task is None and waiting:
@@ -52,9 +53,13 @@ def run_shards(
                 task = worker.task
                 if not worker.listen(progress):  # it died
                     workers.remove(worker)
-                    if task is not None:
-                        tries[task[0]] += 1
-                        (waiting.append if tries[task[0]] < MAX_TRIES else lambda task: dead.append(task[0]))(task)
+                    if task is None:
+                        continue
+                    tries[task[0]] += 1
+                    if tries[task[0]] < MAX_TRIES:
+                        waiting.append(task)
+                    else:
+                        dead.append(task[0])
         return sorted(dead)
     finally:
         for worker in workers:

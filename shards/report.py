@@ -158,8 +158,7 @@ def _galleries(
             f"Worst by {rank_by} (highest)": ranked.tail(num_shown)[::-1],
             **chosen,
         }
-    wanted = {str(key) for rows in chosen.values() for key in rows["key"]}
-    pictures = _pictures(out, wanted, problems)
+    pictures = _pictures(out, pd.concat(chosen.values()), problems)
     return [
         f"<h2>{html.escape(name)}</h2><p>Image, matte, over a checkerboard, over a colour.</p>"
         f"<div class='grid'>{''.join(_figures(rows, pictures, rank_by))}</div>"
@@ -177,16 +176,17 @@ def default_ranking(kept: pd.DataFrame) -> str | None:
     return None
 
 
-def _pictures(out: Path, keys: set[str], problems: list[Problem]) -> dict[str, str]:
-    """Key -> PNG as a data URL."""
+def _pictures(out: Path, rows: pd.DataFrame, problems: list[Problem]) -> dict[str, str]:
+    """Key -> PNG as a data URL; a key does not tell its tar, since a selection keeps the keys of its parent."""
     pictures: dict[str, str] = {}
-    for shard in sorted({key[:5] for key in keys if key.isdecimal()}):  # a key is trusted with no path
+    for number, keys in rows.groupby("tar")["key"]:
+        name, wanted = f"{number:05d}.tar", set(keys)
         try:
-            for key, files in samples_of(out / f"{shard}.tar"):
-                if key in keys:
+            for key, files in samples_of(out / name):
+                if key in wanted:
                     pictures[key] = data_url(smaller(tile(files), MAX_SIDE_PX))
         except Exception as error:  # whatever broken bytes raise, this shard is named and the others are shown
-            problems.append(Problem(f"{shard}.tar", "", f"its pictures cannot be shown: {error}"))
+            problems.append(Problem(name, "", f"its pictures cannot be shown: {error}"))
     return pictures
 
 

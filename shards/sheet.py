@@ -8,26 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .light import linear_from_srgb, srgb_from_linear
 from .manifest import read_shards
 from .members import Problem, decode, samples_of
-from .writer import publish, write_all
+from .writer import publish_bytes
 
 CHECKER_PX = 8
 COLOURS = {"green": (0, 177, 64), "white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
-
-
-def linear_from_srgb(srgb: np.ndarray) -> np.ndarray:
-    """sRGB uint8 -> linear light float32 in [0, 1] (IEC 61966-2-1)."""
-    levels = np.arange(256, dtype=np.float64) / 255
-    table = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
-    return np.asarray(table.astype(np.float32)[srgb])
-
-
-def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
-    """Linear light in [0, 1] -> sRGB uint8, rounded (IEC 61966-2-1)."""
-    linear = np.clip(linear, 0, 1)
-    srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.asarray(np.rint(srgb * 255), np.uint8)
+LIGHT = linear_from_srgb(np.arange(256) / 255)  # [256], of the levels of an image
 
 
 def checkerboard(height: int, width: int, *, square_px: int = CHECKER_PX) -> np.ndarray:
@@ -49,7 +37,8 @@ def composite(foreground: np.ndarray, alpha: np.ndarray, background: np.ndarray)
         [H, W, 3] uint8 sRGB.
     """
     share = alpha[:, :, None].astype(np.float32) / 255
-    return srgb_from_linear(share * linear_from_srgb(foreground) + (1 - share) * linear_from_srgb(background))
+    light = share * LIGHT[foreground] + (1 - share) * LIGHT[background]
+    return np.rint(srgb_from_linear(light.clip(0, 1)) * 255).astype(np.uint8)
 
 
 def tile(files: dict[str, bytes], *, colour: tuple[int, int, int] = COLOURS["green"]) -> np.ndarray:
@@ -83,9 +72,14 @@ def contact_sheet(out: Path, path: Path, *, num_portraits: int = 24, num_columns
 
 def save_sheet(path: Path, tiles: list[np.ndarray], *, num_columns: int = 3, max_side_px: int = 192) -> None:
     """Write tiles as one PNG; as `arrange`."""
+    save_picture(path, arrange(tiles, num_columns=num_columns, max_side_px=max_side_px))
+
+
+def save_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG, whole or not at all."""
     stream = io.BytesIO()
-    arrange(tiles, num_columns=num_columns, max_side_px=max_side_px).save(stream, "PNG")
-    publish(path, lambda file: write_all(file, stream.getvalue()))
+    picture.save(stream, "PNG")
+    publish_bytes(path, stream.getvalue())
 
 
 def arrange(tiles: list[np.ndarray], *, num_columns: int = 3, max_side_px: int = 192) -> Image.Image:

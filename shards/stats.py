@@ -18,7 +18,7 @@ QUANTILES = [0.05, 0.5, 0.95]
 class Statistics:
     """What the candidates of a dataset were, and what of it could not be read."""
 
-    candidates: pd.DataFrame  # one row a candidate, in order, columns as in the parquet files, and `fate`
+    candidates: pd.DataFrame  # one row a candidate, in order; the parquet files' columns, `tar` (its number) and `fate`
     problems: list[Problem]
 
 
@@ -39,12 +39,12 @@ def read_statistics(out: Path) -> Statistics:
             content = parquet.read_bytes()
             if hashlib.sha256(content).hexdigest() != fields["parquet"]["sha256"]:
                 raise ValueError("has another SHA-256 than recorded")
-            tables.append(_checked(pd.read_parquet(io.BytesIO(content))))
+            tables.append(_checked(pd.read_parquet(io.BytesIO(content))).assign(tar=number))
         except OSError as error:
             problems.append(Problem(Path(error.filename or parquet).name, "", error.strerror or str(error)))
         except ValueError as error:
             problems.append(Problem(parquet.name, "", f"{error}; its candidates are not counted"))
-    empty = pd.DataFrame({"shard": [], "candidate": [], "key": [], "dropped_by": [], "steps": []})
+    empty = pd.DataFrame({"shard": [], "candidate": [], "key": [], "dropped_by": [], "steps": [], "tar": []})
     candidates = pd.concat(tables, ignore_index=True) if tables else empty
     candidates["fate"] = candidates["dropped_by"].where(candidates["dropped_by"] != "", "kept")
     return Statistics(candidates, problems)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from .encode import trimap_of
-from .manifest import CONFIG, DATASET, SHARD_FILE, checked_record, config_hash, read_config, read_shards
+from .manifest import CONFIG, DATASET, SHARD_FILE, checked_record, config_hash, flattened, read_config, read_shards
 from .members import IMAGE_MODES, Problem, decode, members_of
 
 UNFINISHED = Problem(DATASET, "", "is missing: the run has not finished")
@@ -110,6 +110,7 @@ def _tar_problems(path: Path, fields: Mapping[str, Any], schema: dict[str, Any],
     problems: list[Problem] = []
     expected = list(fields["members"])
     seen: set[str] = set()
+    begun: set[str] = set()  # as `keys`, but quick to search
     sample: dict[str, bytes] = {}
 
     def close() -> None:
@@ -132,8 +133,9 @@ def _tar_problems(path: Path, fields: Mapping[str, Any], schema: dict[str, Any],
         key, _, member = name.partition(".")
         if not keys or key != keys[-1]:
             close()
-            if key in keys:
+            if key in begun:
                 problems.append(Problem(path.name, name, "stands apart from the rest of its sample"))
+            begun.add(key)
             keys.append(key)
         sample[member] = content
     close()
@@ -182,7 +184,8 @@ def _trimap_problems(decoded: Mapping[str, Any]) -> list[str]:
 def _json_problems(key: str, fields: Any, sizes: Mapping[str, Any], schema: dict[str, Any]) -> list[str]:
     if not isinstance(fields, dict):
         return ["is not an object"]
-    here = _types(fields)
+    # 1 and 1.0 are of different types.
+    here = {name: type(value).__name__ for name, value in flattened(fields).items()}
     if not schema:
         schema.update(here)
     problems = []
@@ -194,17 +197,6 @@ def _json_problems(key: str, fields: Any, sizes: Mapping[str, Any], schema: dict
     if sizes and (fields.get("height"), fields.get("width")) not in sizes.values():
         problems.append(f"says {fields.get('width')} x {fields.get('height')}, the images are not")
     return problems
-
-
-def _types(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted names and types, in order; 1 and 1.0 are different types."""
-    types: dict[str, str] = {}
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            types |= _types(value, f"{prefix}{name}.")
-        else:
-            types[f"{prefix}{name}"] = type(value).__name__
-    return types
 
 
 def _parquet_problems(path: Path, fields: Mapping[str, Any], keys: list[str]) -> list[Problem]:

@@ -58,7 +58,7 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
-def publish(path: Path, write: Callable[[BinaryIO], None]) -> dict[str, Any]:
+def publish(path: Path, write: Callable[[BinaryIO], object]) -> dict[str, Any]:
     """Write a file so that it appears whole or not at all, and survives a power cut once it has appeared.
 
     Args:
@@ -104,19 +104,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def publish_bytes(path: Path, content: bytes) -> dict[str, Any]:
+    """Publish a content that is in memory already."""
+    return publish(path, lambda stream: stream.write(content))
+
+
 def publish_text(path: Path, text: str) -> dict[str, Any]:
     """Publish a text file."""
-    return publish(path, lambda stream: write_all(stream, text.encode()))
+    return publish_bytes(path, text.encode())
 
 
 def publish_json(path: Path, fields: Any) -> dict[str, Any]:
     """Publish a JSON file, indented, its keys in the order given."""
     return publish_text(path, json.dumps(fields, indent=2, allow_nan=False) + "\n")
-
-
-def write_all(stream: BinaryIO, content: bytes) -> None:
-    """Write a whole content that is in memory already."""
-    stream.write(content)
 
 
 def write_shard(
@@ -200,7 +200,7 @@ def commit(
         "candidates": candidates,
         "dropped": {reason: dropped[reason] for reason in sorted(dropped)},
         "tar": tar,
-        "parquet": publish(out / f"{shard:05d}.parquet", lambda stream: write_all(stream, table)),
+        "parquet": publish_bytes(out / f"{shard:05d}.parquet", table),
     }
     publish_json(out / f"{shard:05d}.json", fields)
     return fields

@@ -5,7 +5,6 @@ another seed and other people (every second identity each), so that the two can 
 """
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +19,15 @@ from ..enhance.matting import Matting, load_matting, save_network
 from ..enhance.matting.modnet import MODNet
 from ..enhance.matting.unet import UNet
 from ..finetune.losses import SOFT, boundary_band, laplacian, modnet_loss, pyramid_loss  # noqa: F401 - also found here
+from ..finetune.snapshots import cosine_rate, update
 from ..shards.augment import gaussian
 from .backgrounds import background_pool
 from .composites import load_portraits, matting_pairs
 from .grids import alternate, checkerboard, save_grid
-from .snapshots import Budget, append_row, card, continued, follow, load_state, save_state
+from .snapshots import Budget, append_row, card, continued, load_state, save_state
 
 SNAPSHOT_S = 300
 NUM_VALIDATED = 256  # held-out composites
-WARM_UP = 0.03  # share of the budget in which the learning rate rises
 
 Matte = Callable[[nn.Module, Tensor], Tensor]  # network, image [N, 3, S, S] -> alpha [N, 1, S, S]
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # network, image, true alpha -> one number
@@ -209,17 +208,12 @@ class Run:
 
     def train_step(self, image: Tensor, alpha: Tensor, *, share: float) -> float:
         """One update at this share of the budget; returns the loss."""
-        rate = min(1, (share + 1e-3) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * min(share, 1)))
-        self.optimiser.param_groups[0]["lr"] = self.recipe.lr * rate
+        self.optimiser.param_groups[0]["lr"] = self.recipe.lr * cosine_rate(share)
         self.network.train()
         with torch.autocast("cpu", torch.bfloat16):
             loss = self.recipe.loss(self.network, image.contiguous(memory_format=self.recipe.layout), alpha)
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimiser.step()
         self.step += 1
-        follow(self.average, self.network, half_life=min(300, self.step / 5))
+        update(self.network, self.average, self.optimiser, loss, half_life=min(300, self.step / 5))
         return loss.item()
 
 

@@ -279,6 +279,15 @@ def test_a_card_of_another_file_is_refused(generator: Generator, tmp_path: Path)
     assert load_generator(path).card["licence"].startswith("unknown")
 
 
+def test_what_a_card_leaves_out_is_said_as_of_a_file_without_one(generator: Generator, tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    save_network(path, generator, CARD)
+    sha256 = load_generator(path).card["sha256"]
+    path.with_suffix(".json").write_text(json.dumps({"sha256": sha256, "licence": "MIT"}))
+    card = load_generator(path).card
+    assert card == {"name": "g.safetensors", "licence": "MIT", "source": "g.safetensors", "sha256": sha256}
+
+
 def test_known_files_are_known_by_their_hash(
     generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,15 @@ def test_good_photos_come_out_whole_bad_ones_are_named_and_the_exit_code_is_one(
         assert compare.size == (4 * 128, 2 * 128)
 
 
+def test_without_a_discriminator_a_photo_has_no_realism(tmp_path: Path) -> None:
+    picture, _ = person(96)
+    picture.save(tmp_path / "good.png")
+    run(tmp_path / "good.png", "--out", tmp_path / "out", "--no-align", "--discriminator", "none", *FEW, code=0)
+    facts = json.loads((tmp_path / "out" / "good.json").read_text())
+    assert list(facts["networks"]) == ["generator", "matting", "perceptual", "second"]
+    assert "realism" not in facts["scores"] and "drift" in facts["scores"]
+
+
 def test_of_several_faces_the_largest_is_said_to_be_taken_and_its_matte_lies_in_the_photo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

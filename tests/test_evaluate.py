@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from mattesmith import cli
 from mattesmith.enhance.matting.checkpoint import save_network
 from mattesmith.enhance.matting.load import Architecture, Matting
-from mattesmith.finetune import count_items, items, run, summary, table, write_json, write_worst
+from mattesmith.finetune import count_items, items, load_network, run, summary, table, write_json, write_worst
+from mattesmith.finetune.networks import full_name
 
 
 class RedIsAlpha(nn.Module):
@@ -146,8 +146,13 @@ def test_the_command_measures_an_embedded_network_and_refuses_what_it_cannot_loa
 def test_a_file_of_ours_goes_by_its_card(tmp_path: Path) -> None:
     file = tmp_path / "net.safetensors"
     save_network(file, nn.Linear(1, 1), {"architecture": "unet"})
-    assert cli._network_name(str(file)) == f"unet:{file}"
-    assert cli._network_name("default") == "default" and cli._network_name(f"modnet:{file}") == f"modnet:{file}"
+    assert full_name(str(file)) == f"unet:{file}"
+    assert full_name("default") == "default" and full_name(f"modnet:{file}") == f"modnet:{file}"
     file.with_suffix(".json").unlink()
-    with pytest.raises(click.UsageError, match=r"has no card net\.json"):
-        cli._network_name(str(file))
+    with pytest.raises(ValueError, match=r"has no card net\.json"):
+        full_name(str(file))
+
+
+def test_a_missing_file_of_ours_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"net\.safetensors: no such checkpoint file"):
+        load_network(str(tmp_path / "net.safetensors"))

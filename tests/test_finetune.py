@@ -125,7 +125,7 @@ def test_it_learns_and_keeps_the_best_and_what_it_writes_loads_again(dataset: Pa
     with Image.open(out.with_suffix(".png")) as curve:
         assert curve.size == (720, 480)
 
-    matting = load_network(cli._network_name(str(out)))
+    matting = load_network(str(out))
     pictures = Feed(dataset, batch=4, size=SIDE, trimap_px=None, seed=0).validation()
     assert module.mean_error(matting, pictures) == pytest.approx(min(mads), rel=0.01)  # half precision on the disk
     written = json.loads(out.with_suffix(".json").read_text())

@@ -226,6 +226,9 @@ def test_a_card_of_another_file_is_refused(unet_file: Path, tmp_path: Path) -> N
     file.with_suffix(".json").write_text(json.dumps(CARD | {"sha256": "0" * 64}))
     with pytest.raises(ValueError, match=r"sha256 000000000000.*get both again"):
         load_matting(f"unet:{file}")
+    file.with_suffix(".json").write_text(json.dumps(CARD | {"sha256": 12}))
+    with pytest.raises(ValueError, match=r"sha256 12\).*get both again"):
+        load_matting(f"unet:{file}")
 
 
 @pytest.mark.parametrize("name", ["", "modnet", "modnet:", "resnet:file.pth", "Default"])

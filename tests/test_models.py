@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import runpy
 import struct
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from mattesmith.enhance.matting.unet import UNet
 
 ROOT = Path(__file__).parents[1]
 CHANNELS = {4: 16, 8: 16, 16: 16}
+nvidia_names = runpy.run_path(str(ROOT / "tests" / "test_pickles.py"))["nvidia_names"]
 
 
 class Line(Exception):
@@ -63,26 +65,6 @@ def pair() -> tuple[gen.Generator, gen.Discriminator]:
     for parameter in [*generator.parameters(), *discriminator.parameters()]:
         parameter.data += 0.1 * torch.randn_like(parameter)
     return generator.requires_grad_(False), discriminator.requires_grad_(False)
-
-
-def nvidia_names(network: gen.Generator | gen.Discriminator) -> dict[str, Tensor]:
-    """A state dict under NVIDIA's names, as one of their converters to .pt leaves it."""
-    names = {}
-    for key, value in network.state_dict().items():
-        if isinstance(network, gen.Generator):
-            key = "mapping.w_avg" if key == "mean_w" else key.replace("dense.", "mapping.fc")
-            key = key.replace("blocks.", "synthesis.b").replace(".style.", ".affine.").replace(".conv.", ".conv1.")
-            key = key.replace(".up.", ".conv0.").replace(".to_rgb.", ".torgb.")
-            value = value[0] if key.endswith("b4.const") else value
-            key, value = (key + "_const", value[0, 0]) if key.endswith(".noise") else (key, value)
-        elif key.startswith("blocks."):
-            key = "b" + key[7:].replace(".conv.", ".conv0.").replace(".down.", ".conv1.")
-        elif key.startswith("from_rgb"):
-            key = f"b{network.resolution}.fromrgb" + key[8:]
-        else:
-            key = "b4." + key.replace("dense", "fc")
-        names[key] = value.clone()
-    return names
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +216,18 @@ def test_a_converted_matting_network_gives_the_same_bits(
 @pytest.mark.parametrize("name", ["onnx:net.onnx", "vitmatte:folder"])
 def test_what_is_used_as_it_is_is_not_converted(name: str, command: Callable[..., str]) -> None:
     assert "used as they are" in refused(command, "models", "convert", name)
+
+
+@pytest.mark.parametrize("name", ["default", "second"])
+def test_the_embedded_networks_are_converted_already(name: str, command: Callable[..., str]) -> None:
+    assert "safetensors with a card already" in refused(command, "models", "convert", name)
+
+
+def test_check_knows_the_second_network_by_its_name(command: Callable[..., str], tmp_path: Path) -> None:
+    photo = tmp_path / "me.png"
+    Image.new("RGB", (64, 64), "white").save(photo)
+    printed = command("models", "check", "second", "--photo", photo, "--picture", tmp_path / "matte.png")
+    assert "matting network unet" in printed
 
 
 def test_check_says_what_a_generator_is_and_shows_it(

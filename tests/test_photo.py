@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
-from mattesmith.enhance import FRAMINGS, Face, portrait_of, read_photo
+from mattesmith.enhance import FRAMINGS, Face, portrait_of, read_photo, reduced
 from mattesmith.enhance.photo import MIN_SIDE_PX, matte_of_photo
 
 SIDE = MIN_SIDE_PX
@@ -145,6 +145,12 @@ def test_a_decompression_bomb_is_refused_also_where_pillow_only_warns(
 def portrait(path: Path, faces: list[Face] | None, resolution: int = 16) -> Any:
     detector = None if faces is None else (lambda photo: faces)
     return portrait_of(path, resolution=resolution, framing=FRAMINGS["ffhq"], detector=detector, z_dim=8)
+
+
+def test_a_large_photo_is_reduced_to_its_longer_side_and_a_small_one_left() -> None:
+    large, small = torch.full((3, 100, 300), 0.5), torch.zeros(3, 40, 60)
+    assert reduced(large, max_side_px=60).shape == (3, 20, 60) and reduced(small, max_side_px=60) is small
+    torch.testing.assert_close(reduced(large, max_side_px=60), torch.full((3, 20, 60), 0.5))
 
 
 def test_the_largest_of_several_faces_is_taken_and_counted(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The workers' promises: all shards made, deaths retried then reported, errors passed on."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -56,6 +57,17 @@ def test_every_shard_is_made_and_every_candidate_reported(tmp_path: Path) -> Non
     )
     assert dead == [] and made(tmp_path) == {"shard-0", "shard-1", "shard-2"}
     assert sorted(seen) == [(0, 1, None), (0, 2, None), (1, 1, None), (1, 2, None), (2, 1, None)]
+
+
+def test_no_worker_is_started_without_a_task_for_it(tmp_path: Path) -> None:
+    seen: list[int] = []
+    run_shards(
+        [(0, 1), (1, 1)],
+        partial(start_marking, tmp_path),
+        num_workers=4,
+        progress=lambda *one: seen.append(len(multiprocessing.active_children())),
+    )
+    assert made(tmp_path) == {"shard-0", "shard-1"} and max(seen) <= 2
 
 
 def test_a_killed_workers_shard_is_tried_again(tmp_path: Path) -> None:

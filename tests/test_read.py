@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,14 +38,10 @@ def portraits(shard: int) -> Iterator[Scored]:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dataset(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path]) -> Path:
     """Eleven portraits in three shards."""
     folder = tmp_path_factory.mktemp("made") / "dataset"
-    with shards.open_dataset(folder, CONFIG):
-        for shard, quota in shards.plan(11, 4):
-            shards.write_shard(folder, shard, quota, portraits(shard), max_candidates=9)
-        shards.finish(folder, config=CONFIG, n=11, networks=[])
-    return folder
+    return write_dataset(folder, portraits, n=11, shard_size=4, config=CONFIG)
 
 
 def is_even(key: str) -> bool:

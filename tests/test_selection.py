@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +35,9 @@ def portraits(shard: int) -> Iterator[Scored]:
 
 
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parent") / "dataset"
-    with shards.open_dataset(folder, CONFIG):
-        for shard in range(2):
-            shards.write_shard(folder, shard, 3, portraits(shard), max_candidates=9)
-        shards.finish(folder, config=CONFIG, n=6, networks=[{"name": "tiny", "licence": "MIT"}])
-    return folder
+def parent(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path]) -> Path:
+    folder, card = tmp_path_factory.mktemp("parent") / "dataset", {"name": "tiny", "licence": "MIT"}
+    return write_dataset(folder, portraits, n=6, shard_size=3, config=CONFIG, networks=[card])
 
 
 def samples(folder: Path) -> dict[str, dict[str, bytes]]:
@@ -70,6 +66,19 @@ def test_every_candidate_of_the_parent_is_accounted_for(parent: Path, tmp_path: 
     assert ((after["key"] == "") == (after["dropped_by"] != "")).all()
     fields = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert [shard["dropped"] for shard in fields["shards"]] == [{"holes": 1, "where": 1}, {"holes": 1, "where": 1}]
+
+
+def test_the_report_shows_the_portraits_of_a_selection_though_their_keys_name_the_parents_shards(
+    parent: Path, tmp_path: Path
+) -> None:
+    refilter(parent, tmp_path / "out", by_condition("coverage > 0.55"))
+    assert [path.name for path in (tmp_path / "out").glob("*.tar")] == ["00000.tar"]
+    statistics = shards.read_statistics(tmp_path / "out")
+    page = shards.report(tmp_path / "out", statistics)
+    assert statistics.problems == []
+    assert {key: page.count(f"<figcaption>{key}") for key in samples(tmp_path / "out")} == {
+        "0000100000": 1, "0000100002": 1,
+    }  # fmt: skip
 
 
 def test_parent_and_selection_stand_in_the_configuration(parent: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,15 +24,13 @@ from mattesmith.shards import (
     contact_sheet,
     finish,
     open_dataset,
-    plan,
     read_statistics,
     report,
     tables,
-    write_shard,
 )
 from mattesmith.shards.members import samples_of
 from mattesmith.shards.report import default_ranking
-from mattesmith.shards.sheet import checkerboard, composite, linear_from_srgb, srgb_from_linear, tile
+from mattesmith.shards.sheet import checkerboard, composite, tile
 from mattesmith.shards.stats import changes, fates, is_calibrated, pairs, quantiles
 from mattesmith.shards.writer import parquet_of
 
@@ -40,7 +38,7 @@ HOSTILE = "</script><script>alert(1)</script>'\"&"
 CONFIG = {"n": 5}
 
 
-def portraits(shard: int, reason: str, side: int = 8) -> Iterator[Scored]:
+def portraits(shard: int, reason: str = HOSTILE, side: int = 8) -> Iterator[Scored]:
     """Every third candidate is dropped; `certainty` counts the candidates, `agreement` halves."""
     for candidate in range(100):
         image = torch.full((3, side, side), 0.5)
@@ -54,13 +52,8 @@ def portraits(shard: int, reason: str, side: int = 8) -> Iterator[Scored]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made") / "dataset"
-    with open_dataset(folder, CONFIG):
-        for shard, quota in plan(5, 2):
-            write_shard(folder, shard, quota, portraits(shard, HOSTILE), max_candidates=9)
-        finish(folder, config=CONFIG, n=5, networks=[])
-    return folder
+def made(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path]) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("made") / "dataset", portraits, n=5, shard_size=2, config=CONFIG)
 
 
 @pytest.fixture
@@ -233,10 +226,12 @@ def test_the_same_dataset_gives_the_same_page(out: Path) -> None:
 # Pictures
 
 
-def test_srgb_and_linear_light_are_inverse_and_known() -> None:
-    levels = np.arange(256, dtype=np.uint8)
-    assert np.array_equal(srgb_from_linear(linear_from_srgb(levels)), levels)
-    assert linear_from_srgb(np.array([0, 188, 255], np.uint8)) == pytest.approx([0, 0.5029, 1], abs=1e-4)
+def test_a_composite_gives_every_level_back_where_alpha_is_0_or_1() -> None:
+    levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    for alpha in (0, 255):
+        layers = (levels, levels[::-1])
+        found = composite(layers[0], np.full((16, 16), alpha, np.uint8), layers[1])
+        assert np.array_equal(found, layers[alpha == 0])
 
 
 def test_half_of_white_over_black_is_188_not_128() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from mattesmith.enhance import Enhanced
 from mattesmith.filters import Scored
 from mattesmith.gen import Latents, Sample
-from mattesmith.shards import Problem, finish, open_dataset, plan, read_shards, verify, write_shard
+from mattesmith.shards import Problem, read_shards, verify
 from mattesmith.shards.members import decode, members_of, samples_of
 from mattesmith.shards.writer import publish_json
 
@@ -38,13 +38,11 @@ def portraits(shard: int, side: int = 8) -> Iterator[Scored]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made") / "dataset"
-    with open_dataset(folder, CONFIG):
-        for shard, quota in plan(5, 2):
-            write_shard(folder, shard, quota, portraits(shard), max_candidates=9, with_latents=True, with_alpha16=True)
-        finish(folder, config=CONFIG, n=5, networks=[{"licence": "Apache-2.0"}])
-    return folder
+def made(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path]) -> Path:
+    return write_dataset(
+        tmp_path_factory.mktemp("made") / "dataset", portraits, n=5, shard_size=2, config=CONFIG,
+        networks=[{"licence": "Apache-2.0"}], with_latents=True, with_alpha16=True,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -74,17 +72,16 @@ def test_webdataset_reads_every_sample_with_its_types(out: Path) -> None:
         assert sample["noise.npz"]["noise_00"].shape == (1, 4, 4)
 
 
-def test_hugging_face_reads_every_sample_with_its_types(out: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_hugging_face_reads_every_sample_with_its_types(
+    tmp_path: Path, monkeypatch: Any, write_dataset: Callable[..., Path]
+) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
     small = tmp_path / "small"  # without latents, as by default
-    with open_dataset(small, CONFIG):
-        for shard, quota in plan(5, 2):
-            write_shard(small, shard, quota, portraits(shard), max_candidates=9)
-        finish(small, config=CONFIG, n=5, networks=[{"licence": "Apache-2.0"}])
+    write_dataset(small, portraits, n=5, shard_size=2, config=CONFIG, networks=[{"licence": "Apache-2.0"}])
     files = {"train": [str(small / f"{shard:05d}.tar") for shard in range(3)]}
     cache = str(tmp_path / "cache")
     by_files = datasets.load_dataset("webdataset", data_files=files, split="train", cache_dir=cache)

@@ -16,6 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ...gen.checkpoints import write_whole
+from ...gen.fetch import sum_of
 from ...gen.messages import one_line, printable, shown
 from ...gen.torch_files import check_tensors, load_torch
 
@@ -176,20 +178,13 @@ def save_network(file: Path, network: nn.Module, card: dict[str, Any], *, dtype:
     write_whole(file.with_suffix(".json"), text.encode())
 
 
-def write_whole(file: Path, blob: bytes) -> None:
-    """Write under another name, then rename."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_bytes(blob)
-    partial.replace(file)
-
-
 def read_card(file: Path) -> dict[str, Any]:
     """The card beside a weights file with the file's own sha256; only the sha256 where there is none.
 
     Raises:
         ValueError: the card is not JSON, or speaks of another file.
     """
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    sha256 = sum_of(file)
     beside = file.with_suffix(".json")
     if file.suffix != ".safetensors" or not beside.exists():
         return {"sha256": sha256}
@@ -201,7 +196,7 @@ def read_card(file: Path) -> dict[str, Any]:
         raise ValueError(f"{beside}: expected a JSON card, found {type(card).__name__}; remove or re-make it")
     if card.get("sha256", sha256) != sha256:
         raise ValueError(
-            f"{file}: expected the file its card {beside.name} describes (sha256 {card['sha256'][:12]}), "
+            f"{file}: expected the file its card {beside.name} describes (sha256 {str(card['sha256'])[:12]}), "
             f"found {sha256[:12]}; get both again"
         )
     return card | {"sha256": sha256}

@@ -1,5 +1,7 @@
 """Public files of matting networks; licences are those of `load.ARCHITECTURES`."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ...gen.fetch import sum_of
@@ -10,64 +12,45 @@ from .load import ARCHITECTURES
 TRIMAP = "a trimap; without one it is derived from the default network's alpha"
 
 
-def _file(
-    kind: str, *, file: str, where: str, name: str | None = None, needs: str = "nothing else", about: str = "",
-    sha256: str | None = None,
-) -> KnownFile:  # fmt: skip
-    """A file of one of our own architectures."""
-    return KnownFile(
-        name=name or kind,
-        file=file,
-        use=f"--matting {kind}:FILE",
-        licence=ARCHITECTURES[kind].licence,
-        where=where,
-        needs=needs,
-        about=about,
-        sha256=sha256,
-    )
+def _of(kind: str) -> Callable[..., KnownFile]:
+    """What makes the entry of a file of one of our own architectures."""
+    return partial(KnownFile, name=kind, use=f"--matting {kind}:FILE", licence=ARCHITECTURES[kind].licence)
 
 
 MATTING_FILES = (
-    _file(
-        "modnet",
+    _of("modnet")(
         file="modnet_photographic_portrait_matting.ckpt",
         where="the Google Drive folder that pretrained/README.md of github.com/ZHKKKe/MODNet links",
         about="25 MB",
     ),
-    _file(
-        "modnet",
+    _of("modnet")(
         name="modnet-mirror",
         file="modnet-photographic.pt",
         where="mirrors of MODNet's photographic network",
         about="25 MB",
         sha256="7c22235f0925deba15d4d63e53afcb654c47055bbcd98f56e393ab2584007ed8",
     ),
-    _file(
-        "gca",
+    _of("gca")(
         file="gca-dist-all-data.pth",
         where="README of github.com/Yaoyi-Li/GCA-Matting (Google Drive)",
         about="96.5 MB",
         needs=TRIMAP,
     ),
-    _file(
-        "indexnet",
+    _of("indexnet")(
         file="indexnet_matting.pth.tar",
         where="folder pretrained of github.com/poppinace/indexnet_matting",
         needs=TRIMAP,
     ),
-    _file(
-        "dim",
+    _of("dim")(
         file="BEST_checkpoint.tar",
         where="release v1.0 of github.com/foamliu/Deep-Image-Matting-PyTorch",
         needs=f"to be saved anew: it holds a pickled module, of which only the state dict is read; and {TRIMAP}",
     ),
-    _file(
-        "p3m",
+    _of("p3m")(
         file="p3mnet_pretrained_on_p3m10k.pth",
         where="README of github.com/JizhiziLi/P3M (Google Drive)",
     ),
-    _file(
-        "deeplab",
+    _of("deeplab")(
         file="deeplab_model_best.pth.tar",
         where="ckpt.zip of github.com/cnnlstm/StyleGAN_Matting (Google Drive)",
         needs="nothing else; it makes trimaps, its alpha is rough",
@@ -96,8 +79,11 @@ def matting_name(file: str) -> str | None:
     """How `load_matting` names a file: as it is named already, by its sum, or by our card beside it.
 
     Returns:
-        "modnet:FILE" and the like; None for a file that nothing tells to be a matting network.
+        "modnet:FILE" and the like, or "second"; None for a file that nothing tells to be a matting network, and for
+        "default", which is the generator.
     """
+    if file == "second":
+        return file
     kind, _, path = file.partition(":")
     if path and kind in (*ARCHITECTURES, "onnx", "vitmatte"):
         return file
