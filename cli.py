@@ -237,6 +237,9 @@ def _check_device(device: str) -> None:
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes [default: one a core, one on cuda].")
 @_slots("Portraits in one batch.")
 @_precision("Of the loop.")
+@click.option(
+    "--compile", "compiled", is_flag=True, help="Compile the generator: faster after a minute; needs a C++ compiler."
+)
 @click.option("--codec", type=click.Choice(shards.CODECS), default="png", show_default=True, help="Of the image alone.")
 @click.option("--with-latents", is_flag=True, help="Add ws.npy and noise.npz to every sample.")
 @click.option("--with-alpha16", is_flag=True, help="Add a 16-bit matte to every sample.")
@@ -244,8 +247,8 @@ def _check_device(device: str) -> None:
 def generate(
     n: int, out: Path, generator: str, discriminator: str | None, matting: str, trimap: str | None, foreground: str,
     perceptual: str, preset: str, steps: int | None, variables: str | None, max_expected_mad: float | None, psi: float,
-    seed: int, device: str, shard_size: int, workers: int | None, slots: int, precision: str, codec: str,
-    with_latents: bool, with_alpha16: bool, estimate: bool,
+    seed: int, device: str, shard_size: int, workers: int | None, slots: int, precision: str, compiled: bool,
+    codec: str, with_latents: bool, with_alpha16: bool, estimate: bool,
 ) -> None:  # fmt: skip
     """Sample, enhance, matte, filter and write a dataset.
 
@@ -256,7 +259,8 @@ def generate(
         generator=generator, discriminator=discriminator, matting=matting, trimap=trimap, perceptual=perceptual,
         device=device, seed=seed, psi=psi, slots=slots, out=out,
         enhancement={
-            "preset": preset, "steps": steps, "variables": variables, "precision": precision, "foreground": foreground,
+            "preset": preset, "steps": steps, "variables": variables, "precision": precision, "compiled": compiled,
+            "foreground": foreground,
         },
         encoding={"codec": codec, "with_latents": with_latents, "with_alpha16": with_alpha16},
     )  # fmt: skip

@@ -22,9 +22,14 @@ class Slots:
     An idle slot holds a copy of some portrait; it is computed like the others, and thrown away.
     """
 
-    def __init__(self, size: int, networks: Networks, preset: Preset, *, precision: str) -> None:
+    def __init__(
+        self, size: int, networks: Networks, preset: Preset, *, precision: str, compiled: bool = False
+    ) -> None:
         self.networks = networks._replace(matting=folded(networks.matting))
         self.preset, self.precision = preset, precision
+        # The generator alone: MODNet compiled takes twice as long on a CPU (docs/decisions.md).
+        synthesis = networks.generator.synthesis
+        self.synthesis = torch.compile(synthesis, dynamic=False) if compiled else synthesis
         self.entries: list[Entry | None] = [None] * size
         self.values: list[Tensor] = []  # ws and every noise map, each [S, ...]
         self.trimaps: Tensor | None = None  # [S, 1, H, W], where they are derived from an alpha
@@ -76,7 +81,7 @@ class Slots:
         values = [value.detach().requires_grad_(index in self.moved) for index, value in enumerate(self.values)]
         bf16 = self.precision == "bf16"
         with torch.enable_grad(), torch.autocast(values[0].device.type, torch.bfloat16, enabled=bf16):
-            image = straight_clamp(self.networks.generator.synthesis(values[0], values[1:]).float())
+            image = straight_clamp(self.synthesis(values[0], values[1:]).float())
             alpha, entropy = matte(image, self.networks, self._trimap(image.detach()))
             noise = tuple(values[1:])
             terms = measure(image, alpha, entropy, values[0], noise, self.targets, self.networks, self.preset)

@@ -147,7 +147,7 @@ def over_background(
 def measure_all(
     pictures: Iterator[Known], judges: Judges, done: set[int], *, seed: int, invert_steps: int, slots: int
 ) -> Iterator[Measured]:
-    """Every second picture of either split as found in the generator, the others as they are; those in `done` are left out.
+    """Every second picture of either split as found in the generator, the others as they are, without those in `done`.
 
     In groups, so not quite in order; the groups are always the same, because a batch's neighbours enter the last bits.
     """

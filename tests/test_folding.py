@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mattesmith.enhance.matting.folding import folded
-from mattesmith.enhance.matting.modnet import Depthwise, MODNet
+from mattesmith.enhance.matting.modnet import Depthwise, InstanceNorm, MODNet
 from mattesmith.enhance.matting.p3m import P3MNet
 from mattesmith.enhance.matting.unet import UNet
 
@@ -56,3 +57,32 @@ def test_depthwise_is_the_strided_convolution() -> None:
     theirs = nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6, bias=False).double()
     theirs.load_state_dict(ours.state_dict())
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_instance_norm_is_torchs_with_its_gradient(memory_format: torch.memory_format) -> None:
+    torch.manual_seed(3)
+    x = (3 * torch.rand(2, 5, 6, 7, dtype=torch.float64) - 1).contiguous(memory_format=memory_format)
+    gradient = torch.rand(2, 5, 6, 7, dtype=torch.float64)
+    x.requires_grad_(True)
+    ours = InstanceNorm.apply(x, 2)
+    theirs = torch.cat([x[:, :2], F.instance_norm(x[:, 2:])], 1)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    mine, expected = (torch.autograd.grad(y, x, gradient)[0] for y in (ours, theirs))
+    torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+
+
+def test_in_bfloat16_a_folded_modnets_gradient_is_as_near_as_the_original_ones() -> None:
+    torch.manual_seed(4)
+    network = with_statistics(MODNet()).float()
+    image = torch.rand(2, 3, 64, 64) * 2 - 1
+
+    def slope(net: nn.Module, *, bf16: bool) -> Tensor:
+        x = image.clone().contiguous(memory_format=torch.channels_last).requires_grad_(True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            total = net(x).detail.float().sum()
+        return torch.autograd.grad(total, x)[0].flatten()
+
+    exact = slope(network, bf16=False)
+    likeness = [torch.cosine_similarity(exact, slope(net, bf16=True), 0) for net in (network, folded(network))]
+    assert likeness[1] > 0.6 and likeness[1] > likeness[0] - 0.05

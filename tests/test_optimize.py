@@ -1,5 +1,7 @@
 """The slot engine: order, keep-best, guards, and that neither slot, neighbour nor refill changes a bit."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -440,3 +442,18 @@ def test_the_random_control_moves_every_part_as_far_as_the_enhancement_did(netwo
     assert torch.allclose(moved, random, rtol=1e-4) and not torch.allclose(out[0].ws, control.ws)
     assert control.losses["drift_noise"] == pytest.approx(out[0].losses["drift_noise"], rel=1e-3)
     assert tuple(control.losses) == tuple(out[0].losses)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+def test_compiled_it_finds_the_same_portrait_but_for_rounding(networks: Networks) -> None:
+    sample = a_sample(networks, 0)
+    settings: Any = {"preset": replace(FREE, steps=4), "slots": 2, "precision": "float32"}
+    plain, compiled = (next(enhance([sample], *networks, **settings, compiled=each)) for each in (False, True))
+    assert compiled.steps == plain.steps > 0
+    torch.testing.assert_close(compiled.image, plain.image, rtol=0, atol=1e-3)
+
+
+def test_without_a_compiler_compiling_is_refused(networks: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler, and found no no-such-compiler"):
+        enhance([], *networks, compiled=True)
