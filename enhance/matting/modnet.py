@@ -118,7 +118,7 @@ class InstanceNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """The slope of (x - mean) scale, whose mean and scale move with x."""
         x, mean, scale = ctx.saved_tensors
         if x.is_contiguous(memory_format=torch.channels_last):
@@ -286,5 +286,5 @@ def resized(x: Tensor, factor: float) -> Tensor:
     y = F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
     if y.requires_grad and y.is_contiguous(memory_format=torch.channels_last):
         # Its gradient is a slice where y is concatenated with others; on a slice the backward pass takes five times.
-        y.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+        y.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))  # type: ignore[no-untyped-call]
     return y
