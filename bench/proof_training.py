@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from mattesmith import finetune, shards
-from mattesmith.enhance.matting.unet import UNet
+from mattesmith.enhance.matting.unet import UNet, doubled
 from mattesmith.finetune.feed import ORIGINALS, Feed, on_device
 from mattesmith.finetune.networks import recipe_of
 from mattesmith.finetune.train import Run
 
-WIDTHS = (16, 32, 48, 64)  # half of the embedded second network's: 0.35 M parameters
+WIDTHS = (16, 32, 64, 96)  # channels at 1/4, 1/8, 1/16, 1/32
 STUDENT = "proof_training:student"
 LATER = 1000  # added to the seed behind the start, so that no arm is shown the start's composites again
 NUM_TIMED = 6  # steps of the estimate
@@ -50,9 +51,30 @@ ARMS: Mapping[str, Arm] = {
 }
 
 
+class Student(nn.Module):
+    """A U-Net on the picture at half its size, and two convolutions that mend its matte at full size; 0.6 M parameters.
+
+    Half the size, because on one core what counts is how many pictures are seen: 7 ms each instead of 14 (128 px).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coarse = UNet(WIDTHS)
+        self.read = nn.Conv2d(16, 16, 3, padding=1)
+        self.mend = nn.Conv2d(16, 4, 3, padding=1)
+        nn.init.zeros_(self.mend.weight)  # the coarse matte comes first
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Alpha [N, 1, H, W] in [0, 1] of images [N, 3, H, W] in [-1, 1], H and W multiples of 32."""
+        coarse = doubled(self.coarse.logits(F.avg_pool2d(image, 2)))
+        both = F.pixel_unshuffle(torch.cat([image, coarse], 1), 2)  # [N, 16, H/2, W/2]
+        mended = coarse + F.pixel_shuffle(self.mend(F.relu(self.read(both))), 2)
+        return torch.sigmoid(mended.float())
+
+
 def student() -> nn.Module:
-    """A U-Net from nothing."""
-    return UNet(WIDTHS)
+    """The small network from nothing."""
+    return Student()
 
 
 @dataclass(frozen=True, slots=True)
