@@ -77,8 +77,8 @@ PREFACE = (
 @click.option("--arms", default="abcdefg", show_default=True, help="Which; a is always among them.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings an arm.")
 @click.option("--network", default=training.STUDENT, show_default=True, help="The student, package.module:factory.")
-@click.option("--start-steps", type=click.IntRange(1), default=1200, show_default=True, help="Of a.")
-@click.option("--steps", type=click.IntRange(1), default=600, show_default=True, help="Of every other arm.")
+@click.option("--start-steps", type=click.IntRange(1), default=1500, show_default=True, help="Of a.")
+@click.option("--steps", type=click.IntRange(1), default=800, show_default=True, help="Of every other arm.")
 @click.option("--start-lr", type=click.FloatRange(0, 1, min_open=True), default=2e-3, show_default=True, help="Of a.")
 @click.option(
     "--lr", type=click.FloatRange(0, 1, min_open=True), default=1e-3, show_default=True, help="Of every other arm."

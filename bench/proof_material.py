@@ -37,7 +37,7 @@ Settings = Mapping[str, Any]
 
 def network_sums() -> dict[str, str]:
     """sha256 of the embedded networks that `generate` uses, as a calibration names them."""
-    networks = {
+    networks: dict[str, Any] = {
         "generator": gen.load_generator(), "matting": enhancing.load_matting("default"),
         "second": enhancing.load_matting("second"),
     }  # fmt: skip

@@ -195,4 +195,6 @@ def to_json(numbers: Numbers, words: Mapping[str, str]) -> dict[str, dict[str, l
 
 def plain(values: Mapping[str, Floats]) -> dict[str, Any]:
     """All values as lists, None where a person has no such region."""
-    return {name: np.where(np.isfinite(one), one, None).tolist() for name, one in values.items()}
+    return {
+        name: np.where(np.isfinite(one), one.astype(object), np.array(None)).tolist() for name, one in values.items()
+    }

@@ -155,18 +155,18 @@ def run_jobs(jobs: list[Job], *, num_processes: int) -> None:
                     running[process.sentinel] = (job, process)
                 bar.set_postfix(now="; ".join(job.name for job, _ in running.values()))
                 for sentinel in wait(list(running)):
-                    job, process = running.pop(sentinel)  # type: ignore[arg-type]
-                    process.join()
-                    if process.exitcode or not job.measured.exists():
+                    job, ended = running.pop(sentinel)  # type: ignore[arg-type]
+                    ended.join()
+                    if ended.exitcode or not job.measured.exists():
                         raise ValueError(
-                            f"training {job.name} ended with exit code {process.exitcode}; its message is above. "
+                            f"training {job.name} ended with exit code {ended.exitcode}; its message is above. "
                             "Run the same command again to go on"
                         )
                     bar.update()
         finally:
-            for _, process in running.values():
-                process.terminate()
-                process.join()
+            for _, ended in running.values():
+                ended.terminate()
+                ended.join()
 
 
 def work(job: Job) -> None:
