@@ -6,8 +6,8 @@ A small network is trained from nothing on a few labelled portraits (a). From th
 with the same steps, rate, batch and seeds: on more of the same (b), or with generated portraits in a part of every
 batch, raw (c), enhanced (d), filtered (e), over new backgrounds (f), or with exact mattes of other people (g), the
 upper bound. The labelled portraits stay in all arms and are varied in all of them alike, new backgrounds included,
-since their foregrounds are known; so b is what a user without mattesmith would do. Stopped in any way, the same
-command goes on.
+since their foregrounds are known (or not, with --labelled-backgrounds own); so b is what a user without mattesmith
+would do. Stopped in any way, the same command goes on.
 """
 
 import fcntl
@@ -38,14 +38,13 @@ OVERHEAD = 1.15  # of a training: validations, the measurement, a process' start
 PREFACE = (
     "Written by `bench/proof.py`, whatever it says. A small network (by default a U-Net of 0.6 M parameters) is",
     "trained from nothing on a few labelled portraits (a), then on, in every arm with the same steps, rate, batch",
-    "and seeds. The labelled portraits stay a part of every batch in all arms, varied alike, new backgrounds",
-    "included, since their foregrounds are known; so b is what one would do without generated portraits. All",
-    "numbers are errors (less is better) on exact mattes of people, over backgrounds, that no network here has",
-    "learnt from. The reference network and the generator were trained on people of the studio's train split, far",
-    "more than the labelled ones: what generated portraits add is handed on from there. The reference has not",
-    "learnt from the labelled people. The calibration that the filter goes by, a page of numbers, was fitted on the",
-    "validation and test people. Brackets are 95 % intervals of a hierarchical, paired bootstrap over seeds and",
-    "test identities.",
+    "and seeds. The labelled portraits stay a part of every batch in all arms and are varied in all of them alike,",
+    "so b is what one would do without generated portraits. All numbers are errors (less is better) on exact mattes",
+    "of people, over backgrounds, that no network here has learnt from. The reference network and the generator",
+    "were trained on people of the studio's train split, far more than the labelled ones: what generated portraits",
+    "add is handed on from there. The reference has not learnt from the labelled people. The calibration that the",
+    "filter may go by, a page of numbers, was fitted on the validation people. Brackets are 95 % intervals of a",
+    "hierarchical, paired bootstrap over seeds and test identities.",
 )
 
 
@@ -88,14 +87,19 @@ PREFACE = (
     "--real-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.5, show_default=True,
     help="Of every batch stays labelled: nobody throws away the portraits that he has.",
 )  # fmt: skip
+@click.option(
+    "--labelled-backgrounds", type=click.Choice(["new", "own"]), default="new", show_default=True,
+    help="new: the labelled portraits' foregrounds are known, and composited in every arm. own: as most real sets are, "
+    "image and matte alone.",
+)  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes, one thread each.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write every number.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the result as Markdown.")
 def main(
     state: Path, renders: Path, labelled: int, n: int, keep_quantile: float, by: str, enhance_steps: int | None,
     psi: float, seed: int, shard_size: int, size: int, validation: int, test: int, arms: str, seeds: int, network: str,
-    start_steps: int, steps: int, start_lr: float, lr: float, batch: int, real_share: float, jobs: int,
-    json_file: Path | None, report: Path | None,
+    start_steps: int, steps: int, start_lr: float, lr: float, batch: int, real_share: float,
+    labelled_backgrounds: str, jobs: int, json_file: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
     """Make the material, train all arms, print the table."""
     torch.set_num_threads(1)
@@ -112,7 +116,7 @@ def main(
         material.make_exact(state, renders, settings)
         planned = training.plan(
             state, arms=arms, num_seeds=seeds, network=network, start_steps=start_steps, steps=steps, start_lr=start_lr,
-            lr=lr, batch=batch, size=size, real_share=real_share,
+            lr=lr, batch=batch, size=size, real_share=real_share, labelled_backgrounds=labelled_backgrounds,
         )  # fmt: skip
         click.echo(estimate(state, settings, planned, num_processes=jobs))
         if set(arms) & set("cdef"):
@@ -190,9 +194,15 @@ def described(state: Path, settings: Mapping[str, Any], planned: list[training.J
         "",
         f"- {settings['size']} px; {settings['labelled']} labelled portraits; "
         f"{material.num_files(state / 'test')} test portraits; {material.num_files(state / 'validation')} for "
-        f"validation, from which the best snapshot of every arm is chosen; {len(seeds)} seeds.",
+        f"validation, from which the best snapshot of every arm is chosen; {len(seeds)} seed{'s' * (len(seeds) > 1)}.",
         f"- a: {first['steps']} steps of {first['batch']} pictures, rate {first['lr']:g}; every other arm from there "
         f"{last['steps']} steps, rate {last['lr']:g}, {last.get('real_share', 1):.0%} of every batch labelled.",
+        "- The labelled portraits come "
+        + (
+            "mostly over new backgrounds, their foregrounds are known."
+            if first["originals"] < 1
+            else "over their own backgrounds, as if their foregrounds were not known."
+        ),
     ]
     names = {"raw": "c", "first": "d", "best": "e and f", "exact": "g"}
     for name, arms in names.items():

@@ -111,8 +111,17 @@ def make_exact(state: Path, renders: Path, settings: Settings) -> None:
         if not (state / name / "attributes.csv").exists():  # which comes last
             num = int(settings["test"]) or None if name == "test" else None
             write_benchmark(renders, state / name, size=size, num=num, seed=BACKGROUNDS[name], split=split, keys=keys)
+    without_foregrounds(state / "labelled", state / "labelled-own")
     for name in ("labelled", "exact"):
         as_shards(state / name, state / "shards" / name)
+
+
+def without_foregrounds(folder: Path, out: Path) -> None:
+    """The same pictures as most real sets have them: image and alpha alone."""
+    out.mkdir(exist_ok=True)
+    for layer in ("image", "alpha"):
+        if not (out / layer).is_symlink():
+            (out / layer).symlink_to(Path("..") / folder.name / layer)
 
 
 def as_shards(folder: Path, out: Path) -> None:

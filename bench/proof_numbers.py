@@ -90,7 +90,8 @@ def means(values: Floats, seeds: Floats, people: Floats) -> Floats:
     known = np.isfinite(values)
     total = np.einsum("ds,spc,dp->dc", seeds, np.where(known, values, 0), people, optimize=True)
     count = np.einsum("ds,spc,dp->dc", seeds, known.astype(np.float64), people, optimize=True)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    found: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return found
 
 
 class Numbers:

@@ -108,9 +108,15 @@ def measured_file(out: Path) -> Path:
 
 def plan(
     state: Path, *, arms: str, num_seeds: int, network: str, start_steps: int, steps: int, start_lr: float, lr: float,
-    batch: int, size: int, real_share: float,
+    batch: int, size: int, real_share: float, labelled_backgrounds: str = "new",
 ) -> list[Job]:  # fmt: skip
-    """All trainings, starts first; a job's files are named by everything that it follows from."""
+    """All trainings, starts first; a job's files are named by everything that it follows from.
+
+    Args:
+        labelled_backgrounds: "new" composites the labelled portraits' known foregrounds, "own" does without them.
+    """
+    is_own = labelled_backgrounds == "own"
+    labelled = state / ("labelled-own" if is_own else "labelled")
     common = {"batch": batch, "size": size, "validate_on": state / "validation"}
     jobs, starts = [], dict[int, Path]()
     for name in [START, *(arm for arm in ARMS if arm in arms and arm != START)]:
@@ -119,9 +125,9 @@ def plan(
             if name == START:
                 settings = common | {"seed": seed, "steps": start_steps, "lr": start_lr}
             else:
-                settings = common | {"seed": LATER + seed, "steps": steps, "lr": lr, "real": state / "labelled",
+                settings = common | {"seed": LATER + seed, "steps": steps, "lr": lr, "real": labelled,
                                      "real_share": real_share}  # fmt: skip
-            settings["originals"] = arm.originals
+            settings["originals"] = 1.0 if is_own and arm.dataset == "labelled" else arm.originals
             origin = starts[seed].stem if name != START else network
             described = {key: str(value) for key, value in settings.items()} | {"origin": origin, "arm": name}
             out = state / "trained" / f"{name}-{seed}-{shards.config_hash(described)[:8]}.safetensors"

@@ -236,6 +236,20 @@ def test_every_seed_has_a_start_and_arms_of_its_own() -> None:
     assert len({job.out for job in jobs}) == 6
 
 
+def test_without_foregrounds_the_labelled_portraits_keep_their_backgrounds_everywhere() -> None:
+    training = module("_training")
+    steps = {"start_steps": 3, "steps": 2, "start_lr": 0.01, "lr": 0.01, "batch": 4, "size": SIDE, "real_share": 0.5}
+    plans = [
+        {job.arm: job for job in training.plan(
+            Path("x"), arms="bf", num_seeds=1, network=training.STUDENT, labelled_backgrounds=which, **steps
+        )} for which in ("new", "own")
+    ]  # fmt: skip
+    shares = [[jobs[arm].settings["originals"] for arm in "abf"] for jobs in plans]
+    assert shares == [[0.2, 0.2, 0.2], [1.0, 1.0, 0.2]]
+    assert [{jobs[arm].settings["real"].name for arm in "bf"} for jobs in plans] == [{"labelled"}, {"labelled-own"}]
+    assert not {job.out for job in plans[0].values()} & {job.out for job in plans[1].values()}
+
+
 def test_the_student_gives_a_matte_and_every_weight_learns() -> None:
     network = module("_training").student()
     alpha = network(torch.zeros(1, 3, 64, 32))
@@ -250,6 +264,8 @@ def test_trainings_in_processes_wait_for_their_start_and_go_on_after_a_failure(
     material, training = module("_material"), module("_training")
     settings = {"size": SIDE, "labelled": 12, "samples": 8, "validation": 2, "test": 0}
     material.make_exact(tmp_path, renders, settings)
+    without = [material.files_of(tmp_path / "labelled-own" / layer).keys() for layer in ("image", "alpha", "fg")]
+    assert [len(names) for names in without] == [12, 12, 0]
     jobs = training.plan(
         tmp_path, arms="b", num_seeds=1, network="tiny_student:network", start_steps=3, steps=2, start_lr=0.01,
         lr=0.01, batch=4, size=SIDE, real_share=0.5,
