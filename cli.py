@@ -566,9 +566,13 @@ def export(folder: Path, to: str, out: Path) -> None:
 @click.option(
     "--real",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A folder with image/ and alpha/, to be mixed in.",
+    help="A folder with image/ and alpha/, to be mixed in; with fg/ also over new backgrounds.",
 )
 @click.option("--real-share", type=click.FloatRange(0, 1, max_open=True), help="Of every batch [default: 0.25].")
+@click.option(
+    "--originals", type=click.FloatRange(0, 1), default=0.2, show_default=True,
+    help="Share of DIR's portraits that keep their own background.",
+)  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), default=2000, show_default=True, help="Updates in all.")
 @click.option("--batch", type=click.IntRange(2, 4096), default=8, show_default=True, help="Pictures a step.")
 @click.option("--size", type=click.IntRange(32, 4096), default=128, show_default=True, help="Their side, pixels.")
@@ -584,8 +588,8 @@ def export(folder: Path, to: str, out: Path) -> None:
     help="A dataset or a folder with image/ and alpha/ [default: a twentieth of DIR, held out].",
 )
 def finetune_network(
-    place: str, out: Path, network: str, real: Path | None, real_share: float | None, steps: int, batch: int,
-    size: int, lr: float, seed: int, device: str, workers: int, validate_on: Path | None,
+    place: str, out: Path, network: str, real: Path | None, real_share: float | None, originals: float, steps: int,
+    batch: int, size: int, lr: float, seed: int, device: str, workers: int, validate_on: Path | None,
 ) -> None:  # fmt: skip
     """Train a matting network on a dataset (a folder, or a URL that fsspec knows), over ever new backgrounds.
 
@@ -605,7 +609,8 @@ def finetune_network(
 
         card = finetune.finetune(
             place, out, network=network, steps=steps, batch=batch, size=size, lr=lr, seed=seed, device=device,
-            workers=workers, real=real, real_share=share, validate_on=validate_on, progress=progress,
+            workers=workers, real=real, real_share=share, validate_on=validate_on, originals=originals,
+            progress=progress,
         )  # fmt: skip
     measured = card["measured"]
     click.echo(

@@ -13,13 +13,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..gen import random_stream
+from ..shards.backgrounds import drawn
 from ..shards.read import Batch, Composites, pictured
 from ..shards.source import keys_of, open_source
-from .pictures import Item, items, pairs, read_matte, read_picture
+from .pictures import Item, files_of, items, pairs, read_matte, read_picture
 
 HELD_OUT = 0.05  # of the samples
 NUM_VALIDATED = 128  # pictures at most
 MIN_HELD_OUT = 8  # of a small dataset, but no more than a fifth of it
+ORIGINALS = 0.2  # of real pictures whose foreground is known keep their own background, as by default the composites'
 
 
 def held_out(keys: list[str]) -> frozenset[str]:
@@ -51,9 +53,10 @@ class Feed:
         trimap_px: as in `Composites`.
         seed: of everything random.
         workers: processes that read; 0 for this one. It enters the order of the pictures.
-        real: a folder with image/ and alpha/; None for none.
+        real: a folder with image/ and alpha/; pictures that also have fg/ come over new backgrounds. None for none.
         real_share: of the pictures of every batch, rounded to whole ones, at least one.
         validate_on: a dataset or folder to validate on; None holds out some samples of `place`.
+        originals: as in `Composites`.
 
     Raises:
         ValueError: too few samples, or nothing to validate on.
@@ -71,6 +74,7 @@ class Feed:
         real: Path | None = None,
         real_share: float = 0.0,
         validate_on: Path | None = None,
+        originals: float = ORIGINALS,
     ) -> None:
         if size < 32 or size % 32:
             raise ValueError(f"size must be a multiple of 32, got {size}")
@@ -93,8 +97,8 @@ class Feed:
                 + "; use a smaller batch, or more samples"
             )
         self.composites = Composites(
-            place, size=size, batch_size=self.num_made, seed=seed, trimap_px=trimap_px,
-            keep=partial(is_among, self.held, False),
+            place, size=size, batch_size=self.num_made, seed=seed, originals=originals,
+            trimap_px=trimap_px, keep=partial(is_among, self.held, False),
         )  # fmt: skip
         made: Any = self.composites
         self.source = Mixed(made, real, num=self.num_real, trimap_px=trimap_px) if real else made
@@ -129,7 +133,7 @@ class Mixed(IterableDataset[Batch]):
 
     def __init__(self, composites: Composites, folder: Path, *, num: int, trimap_px: tuple[int, int] | None) -> None:
         self.composites, self.num, self.trimap_px = composites, num, trimap_px
-        self.pairs = pairs(folder)
+        self.pairs, self.foregrounds = pairs(folder), files_of(folder / "fg")
         if not self.pairs:
             raise ValueError(f"{folder} holds no pictures to train on")
 
@@ -144,12 +148,16 @@ class Mixed(IterableDataset[Batch]):
             yield joined
 
     def real(self, rng: np.random.Generator) -> Batch:
-        """One real picture, varied as composites are, over its own background."""
+        """One real picture, varied as composites are, over its own background; its foreground mostly over a new one."""
         image_file, alpha_file, _ = self.pairs[int(rng.integers(len(self.pairs)))]
-        rgb, alpha = np.array(read_picture(image_file, "RGB")), np.rint(read_matte(alpha_file) * 255).astype(np.uint8)
+        foreground_file = self.foregrounds.get(image_file.stem)
+        is_new = foreground_file is not None and rng.random() >= ORIGINALS
+        file = foreground_file if foreground_file is not None and is_new else image_file
+        rgb, alpha = np.array(read_picture(file, "RGB")), np.rint(read_matte(alpha_file) * 255).astype(np.uint8)
         if rgb.shape[:2] != alpha.shape:
-            raise ValueError(f"{image_file} and its alpha differ in size; sizes must agree")
-        made = pictured(rgb, alpha, rng, behind=None, size=self.composites.size, trimap_px=self.trimap_px)
+            raise ValueError(f"{file} and its alpha differ in size; sizes must agree")
+        behind = drawn if is_new else None
+        made = pictured(rgb, alpha, rng, behind=behind, size=self.composites.size, trimap_px=self.trimap_px)
         return made | {"key": image_file.stem}
 
 

@@ -26,7 +26,7 @@ from ..shards.manifest import DATASET, differences
 from ..shards.source import is_url, open_remote
 from .charts import Line, save_chart
 from .evaluate import trimap_width
-from .feed import Feed, on_device
+from .feed import ORIGINALS, Feed, on_device
 from .networks import Recipe, load_network, recipe_of, unfrozen
 from .pictures import Item
 from .snapshots import cosine_rate, load_state, save_state, update
@@ -53,6 +53,7 @@ def finetune(
     real: Path | None = None,
     real_share: float = 0.0,
     validate_on: Path | None = None,
+    originals: float = ORIGINALS,
     progress: Progress | None = None,
     snapshot_s: float = SNAPSHOT_S,
 ) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def finetune(
         out: NAME.safetensors; its card, curve and state lie beside it.
         network: see `networks.load_network`.
         steps: updates in all; the learning rate rises, then falls to 0 over them.
-        batch, size, workers, real, real_share, validate_on: see `Feed`.
+        batch, size, workers, real, real_share, validate_on, originals: see `Feed`.
         lr: AdamW's highest rate.
         device: where to compute.
 
@@ -82,7 +83,7 @@ def finetune(
     trimap_px = (1, max(2, round(2 * TRIMAP_SHARE * size))) if matting.needs_trimap else None
     feed = Feed(
         place, batch=batch, size=size, trimap_px=trimap_px, seed=seed, workers=workers, real=real,
-        real_share=real_share, validate_on=validate_on,
+        real_share=real_share, validate_on=validate_on, originals=originals,
     )  # fmt: skip
     dataset = described(place)
     settings = {
@@ -90,7 +91,7 @@ def finetune(
         "dataset": dataset["config_hash"], "samples": feed.num_samples, "held_out": len(feed.held), "steps": steps,
         "batch": batch, "size": size, "lr": lr, "seed": seed, "workers": workers,
         "real": real.name if real else "", "num_real": feed.num_real,
-        "validate_on": validate_on.name if validate_on else "",
+        "validate_on": validate_on.name if validate_on else "", "originals": originals,
     }  # fmt: skip
 
     run = Run(matting, recipe, lr=lr, steps=steps, seed=seed, device=torch.device(device))
@@ -238,7 +239,8 @@ def card_of(
     continues = {key: matting.card.get(key, "") for key in ("architecture", "name", "licence", "sha256")}
     ancestors = [continues, *dataset["networks"]] + ([{"licence": ""}] if settings["real"] else [])
     best_step = next(int(row["step"]) for row in run.rows if row["mad"] == run.best_mad)
-    names = ("steps", "batch", "size", "lr", "seed", "real", "num_real", "samples", "held_out", "validate_on")
+    names = ("steps", "batch", "size", "lr", "seed", "real", "num_real", "samples", "held_out", "validate_on",
+             "originals")  # fmt: skip
     return {
         "architecture": matting.card["architecture"],
         "name": f"{continues['name']}, finetuned",

@@ -7,7 +7,7 @@ attributes.csv, which says who is who.
 import csv
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +28,39 @@ TRIMAP_WIDTH = 4  # px at 128, scaled with the size
 LAYERS = ("image", "alpha", "hair", "fg", "bg", "trimap")
 
 
-def write_benchmark(renders: Path, out: Path, *, size: int, num: int | None = None, seed: int = 0) -> int:
+def write_benchmark(
+    renders: Path,
+    out: Path,
+    *,
+    size: int,
+    num: int | None = None,
+    seed: int = 0,
+    split: str = "test",
+    keys: Collection[str] | None = None,
+) -> int:
     """Makes the benchmark from the renders of the test split; the same seed gives the same bytes.
 
     Args:
         renders: as `studio render` writes them.
         out: folder; files of the same names are replaced, attributes.csv comes last.
         size: of the pictures, px.
-        num: portraits; None takes each test identity once, more than there are gives them several backgrounds.
+        num: portraits; None takes each identity once, more than there are gives them several backgrounds.
         seed: of the backgrounds, and which identity gets which.
+        split: "test"; a proof makes its training set in the same way from "train".
+        keys: names of the renders that may be taken; None for all of the split.
 
     Returns:
         How many portraits were written.
 
     Raises:
-        FileNotFoundError: there are no test renders.
+        FileNotFoundError: there are no such renders.
+        ValueError: none of them has one of these names.
     """
-    portraits = load_portraits(renders, "test", size=size)
-    who = np.resize(np.random.default_rng(seed).permutation(len(portraits)), num or len(portraits))
+    portraits = load_portraits(renders, split, size=size)
+    taken = np.array([i for i, key in enumerate(portraits.keys) if keys is None or key in keys], np.int64)
+    if not len(taken):
+        raise ValueError(f"none of the {len(portraits)} renders in {renders / split} has one of the names asked for")
+    who = taken[np.resize(np.random.default_rng(seed).permutation(len(taken)), num or len(taken))]
     for layer in LAYERS:
         (out / layer).mkdir(parents=True, exist_ok=True)
     rows = []
@@ -54,7 +69,7 @@ def write_benchmark(renders: Path, out: Path, *, size: int, num: int | None = No
         layers = composed(portraits, int(index), number, size=size, seed=seed)
         for layer, pixels in layers.items():
             Image.fromarray(pixels).save(out / layer / f"{name}.png")
-        record = json.loads((renders / "test" / f"{portraits.keys[index]}.json").read_text())
+        record = json.loads((renders / split / f"{portraits.keys[index]}.json").read_text())
         named: dict[str, str | float] = {"name": name}
         rows.append(named | described(record, layers["alpha"], layers["hair"]))
     partial = out / f"attributes.csv.{os.getpid()}.partial"

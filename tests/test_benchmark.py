@@ -77,6 +77,14 @@ def test_a_seed_gives_the_same_bytes_and_another_one_others(renders: Path, tmp_p
     assert not np.array_equal(read(tmp_path / "a", "bg", "00000"), read(tmp_path / "c", "bg", "00000"))
 
 
+def test_other_splits_and_chosen_people_can_be_taken(renders: Path, tmp_path: Path) -> None:
+    (renders / "test").rename(renders / "train")
+    assert write_benchmark(renders, tmp_path / "b", size=SIZE, split="train", keys=["000008"]) == 1
+    assert [row["identity"] for row in rows(tmp_path / "b")] == ["8"]
+    with pytest.raises(ValueError, match=r"none of the 2 renders in .*train has one of the names"):
+        write_benchmark(renders, tmp_path / "c", size=SIZE, split="train", keys=["9"])
+
+
 def test_no_renders_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="run `studio render` first"):
         write_benchmark(tmp_path, tmp_path / "b", size=SIZE)

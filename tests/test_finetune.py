@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import shutil
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +229,34 @@ def test_held_out_samples_are_never_trained_on_and_stay_the_same(dataset: Path, 
     again = feed.batches(1, 2)
     for _, _, batch in seen[7:]:
         assert torch.equal(next(again)[2]["image"], batch["image"])
+
+
+def test_real_pictures_with_foregrounds_come_mostly_over_new_backgrounds(
+    dataset: Path, photographs: Path, tmp_path: Path
+) -> None:
+    # Nobody is in them, so what is seen is the background: black as it is, drawn where it is new (and then often dark).
+    with_fg = tmp_path / "photographs"
+    shutil.copytree(photographs, with_fg)
+    shutil.copytree(with_fg / "image", with_fg / "fg")
+
+    def share_of_new(folder: Path) -> float:
+        feed = Feed(dataset, batch=8, size=SIDE, trimap_px=None, seed=0, real=folder, real_share=0.5)
+        pictures = torch.cat([batch["image"][4:] for _, _, batch in islice(feed.batches(0, 0), 20)])
+        return float((pictures.mean((1, 2, 3)) > -0.5).float().mean())
+
+    assert share_of_new(photographs) == 0 and 0.4 < share_of_new(with_fg) < 0.9
+
+
+def test_portraits_can_keep_their_own_background(dataset: Path, tmp_path: Path) -> None:
+    # The portraits are white all over: their own background is as bright as they are.
+    def brightest_corners(originals: float) -> float:
+        feed = Feed(dataset, batch=4, size=SIDE, trimap_px=None, seed=0, originals=originals)
+        pictures = torch.cat([batch["image"] for _, _, batch in islice(feed.batches(0, 0), 5)])
+        return float((pictures[:, :, 0, 0].mean(1) > 0.5).float().mean())
+
+    assert brightest_corners(1.0) == 1 and brightest_corners(0.0) < 0.5
+    card = tiny(dataset, tmp_path / "net.safetensors", steps=1, originals=1.0)
+    assert card["settings"]["originals"] == 1.0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,221 @@
+"""What a proof trains and tests on: exact portraits from the studio, generated ones from the real pipeline.
+
+Each step is skipped where its result is there; a stopped one goes on. Whatever decides the bytes stands in
+material.json, and other settings are refused.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mattesmith import enhance as enhancing
+from mattesmith import filters, gen, shards
+from mattesmith.finetune.pictures import files_of, read_matte, read_picture
+from mattesmith.shards.manifest import DATASET, differences
+from mattesmith.studio.benchmark import write_benchmark
+from mattesmith.studio.composites import load_portraits
+
+ROOT = Path(__file__).parents[1]
+BACKGROUNDS = {"labelled": 1, "exact": 2, "validation": 3, "test": 4}  # seeds: no two sets share a background
+SHARD_SIZE = 250  # of exact portraits
+GENERATED = ("raw", "first", "best")
+SECONDS = {"raw": 0.6, "enhanced": 2.5}  # of CPU a portrait at 128 px, measured; only the estimate needs them
+
+Settings = Mapping[str, Any]
+
+
+# Before anything is made
+
+
+def network_sums() -> dict[str, str]:
+    """sha256 of the embedded networks that `generate` uses, as a calibration names them."""
+    networks: dict[str, Any] = {
+        "generator": gen.load_generator(), "matting": enhancing.load_matting("default"),
+        "second": enhancing.load_matting("second"),
+    }  # fmt: skip
+    return {name: str(network.card["sha256"]) for name, network in networks.items()}
+
+
+def calibration_sum(networks: Mapping[str, str], by: str) -> str:
+    """sha256 of the calibration of these networks; a selection by the expected error needs one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = filters.find_calibration(networks)
+    if found is None and by == shards.selection.EXPECTED_MAD:
+        raise ValueError(
+            "no calibration for the embedded networks in filters/weights, so nothing has an expected_mad to select by; "
+            "fit one (python cli.py studio calibrate), or select by a score, for instance --by stability"
+        )
+    return found.sha256 if found else "uncalibrated"
+
+
+def agree(state: Path, settings: Settings) -> None:
+    """Writes the settings, or refuses a folder that was made with others."""
+    file = state / "material.json"
+    if file.exists():
+        if different := differences(json.loads(file.read_text()), settings):
+            raise ValueError(f"{state} was made with other settings (there / here): {'; '.join(different)}; "
+                             "use the same or another --state")  # fmt: skip
+        return
+    state.mkdir(parents=True, exist_ok=True)
+    shards.publish_text(file, json.dumps(settings, indent=1) + "\n")
+
+
+# Exact portraits
+
+
+def divided(keys: tuple[str, ...], *, num_labelled: int, num_exact: int) -> tuple[list[str], list[str]]:
+    """Names of the train renders for the labelled set, and of other people for the upper bound.
+
+    The labelled people are odd ones: the reference network has learnt from the even ones, and a user's portraits are
+    new to it.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    rng = np.random.default_rng(0)
+    odd = [key for key in keys if int(key) % 2]
+    labelled = sorted(str(key) for key in rng.permutation(odd)[:num_labelled])
+    rest = sorted(set(keys) - set(labelled))
+    exact = sorted(str(key) for key in rng.permutation(rest)[:num_exact])
+    if len(labelled) < num_labelled or len(exact) < num_exact:
+        raise ValueError(
+            f"{num_labelled} labelled portraits of odd identities and {num_exact} of others are needed, the renders "
+            f"of train have {len(odd)} odd of {len(keys)}; render more, or lower --labelled or --n"
+        )
+    return labelled, exact
+
+
+def make_exact(state: Path, renders: Path, settings: Settings) -> None:
+    """Folders labelled, exact, validation and test; the first two also as shards, below shards/."""
+    size, num_labelled, num_exact = (int(settings[name]) for name in ("size", "labelled", "samples"))
+    labelled, exact = divided(
+        load_portraits(renders, "train", size=size).keys, num_labelled=num_labelled, num_exact=num_exact
+    )
+    validation = load_portraits(renders, "val", size=size).keys[: int(settings["validation"])]
+    sets: dict[str, tuple[str, Any]] = {
+        "labelled": ("train", labelled), "exact": ("train", exact), "validation": ("val", validation),
+        "test": ("test", None),
+    }  # fmt: skip
+    for name, (split, keys) in sets.items():
+        if not (state / name / "attributes.csv").exists():  # which comes last
+            num = int(settings["test"]) or None if name == "test" else None
+            write_benchmark(renders, state / name, size=size, num=num, seed=BACKGROUNDS[name], split=split, keys=keys)
+    without_foregrounds(state / "labelled", state / "labelled-own")
+    for name in ("labelled", "exact"):
+        as_shards(state / name, state / "shards" / name)
+
+
+def without_foregrounds(folder: Path, out: Path) -> None:
+    """The same pictures as most real sets have them: image and alpha alone."""
+    out.mkdir(exist_ok=True)
+    for layer in ("image", "alpha"):
+        if not (out / layer).is_symlink():
+            (out / layer).symlink_to(Path("..") / folder.name / layer)
+
+
+def as_shards(folder: Path, out: Path) -> None:
+    """A folder of exact portraits as a dataset, so that the reader treats it as it treats generated ones."""
+    if (out / DATASET).exists():
+        return
+    names = list(files_of(folder / "image"))
+    config = {"format": 1, "n": len(names), "shard_size": SHARD_SIZE, "exact": folder.name}
+    card = {"name": "studio renders", "licence": "Apache-2.0", "source": "mattesmith studio", "sha256": ""}
+    with shards.open_dataset(out, config) as committed:
+        for shard, quota in shards.plan(len(names), SHARD_SIZE):
+            if shard not in committed:
+                chosen = names[shard * SHARD_SIZE :][:quota]
+                shards.write_shard(out, shard, quota, exact_portraits(folder, shard, chosen), max_candidates=quota)
+        shards.finish(out, config=config, n=len(names), networks=[card])
+
+
+def exact_portraits(folder: Path, shard: int, names: list[str]) -> Iterator[filters.Scored]:
+    """Rendered portraits in the dress of generated ones."""
+    nothing = torch.zeros(0)
+    for candidate, name in enumerate(names):
+        image, foreground = (planes(folder / layer / f"{name}.png") for layer in ("image", "fg"))
+        alpha = torch.from_numpy(read_matte(folder / "alpha" / f"{name}.png"))[None]
+        sample = gen.Sample(gen.Latents(0, shard, candidate, nothing), nothing, (), image)
+        enhanced = enhancing.Enhanced(sample, nothing, (), image, alpha, foreground, {}, 0)
+        yield filters.Scored(enhanced, {}, filters.UNCALIBRATED, None)
+
+
+def planes(file: Path) -> Tensor:
+    """A picture as [3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.array(read_picture(file, "RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def num_files(folder: Path) -> int:
+    """Pictures in an exact set."""
+    return len(files_of(folder / "image"))
+
+
+def identities(folder: Path) -> dict[str, str]:
+    """Who is in each picture of an exact set."""
+    with (folder / "attributes.csv").open(newline="", encoding="utf-8") as stream:
+        return {row["name"]: row["identity"] for row in csv.DictReader(stream)}
+
+
+# Generated portraits
+
+
+def make_generated(state: Path, settings: Settings, *, workers: int) -> None:
+    """Datasets below shards/: raw, enhanced, and from the latter first and best, all three alike in number."""
+    folder, num = state / "shards", int(settings["samples"])
+    generate(folder / "enhanced", int(settings["n"]), settings, workers=workers, steps=settings["enhance_steps"])
+    generate(folder / "raw", num, settings, workers=workers, steps=0)
+    share, by = float(settings["keep_quantile"]), str(settings["by"])
+    first = shards.Selection("first", {"first": num}, lambda columns: np.arange(num_rows(columns)) < num)
+    for name, selection in (("first", first), ("best", shards.by_quantile(share, by))):
+        if not (folder / name / DATASET).exists():
+            shards.refilter(folder / "enhanced", folder / name, selection)
+
+
+def num_rows(columns: Mapping[str, np.ndarray]) -> int:
+    """Length of a table."""
+    return len(next(iter(columns.values())))
+
+
+def generate(out: Path, n: int, settings: Settings, *, workers: int, steps: int | None = None) -> None:
+    """`cli.py generate`, as a user would call it; a stopped run goes on.
+
+    Raises:
+        ValueError: it failed; it has said why.
+    """
+    if (out / DATASET).exists():
+        return
+    words = ["generate", "--n", n, "--out", out, "--shard-size", settings["shard_size"], "--seed", settings["seed"],
+             "--psi", settings["psi"], "--workers", workers]  # fmt: skip
+    words += [] if steps is None else ["--steps", steps]
+    done = subprocess.run([sys.executable, str(ROOT / "cli.py"), *map(str, words)], check=False)
+    if done.returncode:
+        raise ValueError(f"generate --out {out} ended with exit code {done.returncode}; its message is above")
+
+
+def missing_seconds(state: Path, settings: Settings) -> float:
+    """CPU seconds that the generation still needs, roughly."""
+    numbers = {"enhanced": int(settings["n"]), "raw": int(settings["samples"])}
+    return sum(SECONDS[name] * (num - num_there(state / "shards" / name)) for name, num in numbers.items())
+
+
+def num_there(folder: Path) -> int:
+    """Portraits in the committed shards of a folder that may not be there yet."""
+    if not folder.is_dir():
+        return 0
+    return sum(int(fields["count"]) for fields in shards.read_shards(folder)[0].values())
+
+
+def mean_expected(folder: Path) -> float:
+    """Mean expected error (MAD x1000) of a dataset's portraits; below 0 where it is uncalibrated."""
+    candidates = shards.read_statistics(folder).candidates
+    return float(candidates.loc[candidates["key"] != "", "expected_mad"].mean())

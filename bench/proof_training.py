@@ -1,0 +1,226 @@
+"""The arms of a proof, and the small network that every one of them trains: a process and a thread each, resumable."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from mattesmith import finetune, shards
+from mattesmith.enhance.matting.unet import UNet, doubled
+from mattesmith.finetune.feed import ORIGINALS, Feed, on_device
+from mattesmith.finetune.networks import recipe_of
+from mattesmith.finetune.train import Run
+
+WIDTHS = (16, 32, 64, 96)  # channels at 1/4, 1/8, 1/16, 1/32
+STUDENT = "proof_training:student"
+LATER = 1000  # added to the seed behind the start, so that no arm is shown the start's composites again
+NUM_TIMED = 6  # steps of the estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What a student is trained on."""
+
+    words: str
+    dataset: str  # below shards/
+    originals: float  # share of its portraits that keep their own background
+
+
+START = "a"
+ARMS: Mapping[str, Arm] = {
+    "a": Arm("the labelled portraits alone", "labelled", ORIGINALS),
+    "b": Arm("a, then more of the same", "labelled", ORIGINALS),
+    "c": Arm("a, then raw GAN portraits as they are", "raw", 1.0),
+    "d": Arm("a, then enhanced, as they are", "first", 1.0),
+    "e": Arm("a, then enhanced and filtered, as they are", "best", 1.0),
+    "f": Arm("a, then enhanced and filtered, over new backgrounds", "best", ORIGINALS),
+    "g": Arm("a, then exact mattes of other people, over new backgrounds", "exact", ORIGINALS),
+}
+
+
+class Student(nn.Module):
+    """A U-Net on the picture at half its size, and two convolutions that mend its matte at full size; 0.6 M parameters.
+
+    Half the size, because on one core what counts is how many pictures are seen: 7 ms each instead of 14 (128 px).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coarse = UNet(WIDTHS)
+        self.read = nn.Conv2d(16, 16, 3, padding=1)
+        self.mend = nn.Conv2d(16, 4, 3, padding=1)
+        nn.init.zeros_(self.mend.weight)  # the coarse matte comes first
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Alpha [N, 1, H, W] in [0, 1] of images [N, 3, H, W] in [-1, 1], H and W multiples of 32."""
+        coarse = doubled(self.coarse.logits(F.avg_pool2d(image, 2)))
+        both = F.pixel_unshuffle(torch.cat([image, coarse], 1), 2)  # [N, 16, H/2, W/2]
+        mended = coarse + F.pixel_shuffle(self.mend(F.relu(self.read(both))), 2)
+        return torch.sigmoid(mended.float())
+
+
+def student() -> nn.Module:
+    """The small network from nothing."""
+    return Student()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training and its measurement; picklable."""
+
+    arm: str
+    seed: int
+    place: Path
+    out: Path  # NAME.safetensors
+    start: Path | None  # what it goes on from, once that is measured
+    network: str
+    test: Path
+    settings: dict[str, Any]  # keywords of finetune()
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.arm}, seed {self.seed}"
+
+    @property
+    def measured(self) -> Path:
+        """Where its numbers are; there once it is done."""
+        return measured_file(self.out)
+
+
+def measured_file(out: Path) -> Path:
+    """Beside a network."""
+    return out.with_suffix(".measured.json")
+
+
+def plan(
+    state: Path, *, arms: str, num_seeds: int, network: str, start_steps: int, steps: int, start_lr: float, lr: float,
+    batch: int, size: int, real_share: float, labelled_backgrounds: str = "new",
+) -> list[Job]:  # fmt: skip
+    """All trainings, starts first; a job's files are named by everything that it follows from.
+
+    Args:
+        labelled_backgrounds: "new" composites the labelled portraits' known foregrounds, "own" does without them.
+    """
+    is_own = labelled_backgrounds == "own"
+    labelled = state / ("labelled-own" if is_own else "labelled")
+    common = {"batch": batch, "size": size, "validate_on": state / "validation"}
+    jobs, starts = [], dict[int, Path]()
+    for name in [START, *(arm for arm in ARMS if arm in arms and arm != START)]:
+        arm = ARMS[name]
+        for seed in range(num_seeds):
+            if name == START:
+                settings = common | {"seed": seed, "steps": start_steps, "lr": start_lr}
+            else:
+                settings = common | {"seed": LATER + seed, "steps": steps, "lr": lr, "real": labelled,
+                                     "real_share": real_share}  # fmt: skip
+            settings["originals"] = 1.0 if is_own and arm.dataset == "labelled" else arm.originals
+            origin = starts[seed].stem if name != START else network
+            described = {key: str(value) for key, value in settings.items()} | {"origin": origin, "arm": name}
+            out = state / "trained" / f"{name}-{seed}-{shards.config_hash(described)[:8]}.safetensors"
+            start = None if name == START else starts[seed]
+            jobs.append(Job(name, seed, state / "shards" / arm.dataset, out, start, network, state / "test", settings))
+            if name == START:
+                starts[seed] = out
+    return jobs
+
+
+# Running
+
+
+def run_jobs(jobs: list[Job], *, num_processes: int) -> None:
+    """Trains and measures what is not there yet; a stopped training goes on from its last snapshot.
+
+    Raises:
+        ValueError: a training failed; it has said why.
+    """
+    waiting = [job for job in jobs if not job.measured.exists()]
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    running: dict[int, tuple[Job, BaseProcess]] = {}  # by sentinel
+    with tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc="trainings", unit="training") as bar:
+        try:
+            while waiting or running:
+                ready = [job for job in waiting if job.start is None or measured_file(job.start).exists()]
+                for job in ready[: num_processes - len(running)]:
+                    waiting.remove(job)
+                    process = context.Process(target=work, args=(job,), daemon=True)
+                    process.start()
+                    running[process.sentinel] = (job, process)
+                bar.set_postfix(now="; ".join(job.name for job, _ in running.values()))
+                for sentinel in wait(list(running)):
+                    job, ended = running.pop(sentinel)  # type: ignore[arg-type]
+                    ended.join()
+                    if ended.exitcode or not job.measured.exists():
+                        raise ValueError(
+                            f"training {job.name} ended with exit code {ended.exitcode}; its message is above. "
+                            "Run the same command again to go on"
+                        )
+                    bar.update()
+        finally:
+            for _, ended in running.values():
+                ended.terminate()
+                ended.join()
+
+
+def work(job: Job) -> None:
+    """In a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this one
+    torch.set_num_threads(1)
+    try:
+        train_and_measure(job)
+    except (ValueError, OSError) as error:
+        print(f"error: training {job.name}: {error}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(2)
+
+
+def train_and_measure(job: Job) -> None:
+    """A network, and what it is worth on the test set."""
+    name = f"{job.network}:{job.start}" if job.start else job.network
+    finetune.finetune(job.place, job.out, network=name, **job.settings)
+    write_measured(job.measured, f"{job.network}:{job.out}", job.test)
+
+
+def write_measured(out: Path, network: str, test: Path) -> None:
+    """Every number of every test portrait, by name and "metric/region"."""
+    measured, _ = finetune.run(finetune.load_network(network), finetune.items(test))
+    lines = {key: {f"{one.metric}/{one.region}": one.value for one in found} for key, found in measured.items()}
+    shards.publish_text(out, json.dumps(lines, indent=0, allow_nan=False) + "\n")
+
+
+# Before it starts
+
+
+def seconds_per_image(job: Job) -> float:
+    """CPU seconds of one picture, read and learnt from, in this process with one thread."""
+    matting = finetune.load_network(job.network)
+    settings = job.settings
+    feed = Feed(
+        job.place, batch=settings["batch"], size=settings["size"], trimap_px=None, seed=0,
+        validate_on=settings["validate_on"],
+    )  # fmt: skip
+    run = Run(matting, recipe_of(matting), lr=1e-4, steps=100, seed=0, device=torch.device("cpu"))
+    batches = feed.batches(0, 0)
+    run.train_step(*on_device(next(batches)[2], run.device))  # the first fills the caches of the libraries
+    before = time.process_time()
+    for _ in range(NUM_TIMED):
+        run.train_step(*on_device(next(batches)[2], run.device))
+    return (time.process_time() - before) / (NUM_TIMED * int(settings["batch"]))
+
+
+def missing_images(jobs: list[Job]) -> int:
+    """Pictures that are still to be learnt from; a started training counts as a whole one."""
+    return sum(job.settings["steps"] * job.settings["batch"] for job in jobs if not job.measured.exists())
