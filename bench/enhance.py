@@ -276,9 +276,8 @@ def main(steps: int, n: int, num_paper: int, num_equal: int, max_steps: int, pat
         ("b ours, one worker", "default", 1, {}),
     ):
         made[label] = our_rate(name, num=n, workers=workers, steps=steps, **knobs)
-        print(
-            f"({label:18}) {workers} x 1 thread {'':17} {made[label]:7.4f} portraits/s  {made[label] / made['a']:5.1f} x"
-        )
+        ratio = made[label] / made["a"]
+        print(f"({label:18}) {workers} x 1 thread {'':17} {made[label]:7.4f} portraits/s  {ratio:5.1f} x")
     made["workers"] = made["b our objective"] / made["b ours, one worker"]
     print(f"(e) {CORES} workers against one: {made['workers']:.2f} x")
 
