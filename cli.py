@@ -943,8 +943,9 @@ def calibrate(
 @RENDERS
 @STATE
 @click.option(
-    "--size", type=click.Choice(["64", "128"]), default="128", show_default=True, help="Pixels; 64 comes first."
-)
+    "--size", type=click.Choice(["64", "128", "256"]), default="128", show_default=True,
+    help="Pixels; 64 comes first, each size grows from the one before.",
+)  # fmt: skip
 @click.option(
     "--part",
     type=click.Choice(["generator", "discriminator"]),

@@ -55,10 +55,21 @@ def load_state(file: Path) -> dict[str, Any] | None:
 
 
 def append_row(file: Path, row: Mapping[str, float]) -> None:
-    """One more row of a CSV log, with a heading if it is the first."""
-    fresh = not file.exists()
-    with file.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
+    """One more row of a CSV log, with a heading if it is the first; columns new to the log are empty above."""
+    if file.exists():
+        with file.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            heading, rows = list(reader.fieldnames or []), list(reader)
+        if set(row) <= set(heading):
+            with file.open("a", newline="", encoding="utf-8") as stream:
+                csv.DictWriter(stream, heading).writerow(row)
+            return
+        heading += [name for name in row if name not in heading]
+    else:
+        heading, rows = list(row), []
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, heading)
+        writer.writeheader()
+        writer.writerows([*rows, row])
+    partial.replace(file)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..gen.networks import Generator
 
-CHANNELS = {4: 256, 8: 256, 16: 256, 32: 128, 64: 64, 128: 32}
+CHANNELS = {4: 256, 8: 256, 16: 256, 32: 128, 64: 64, 128: 32, 256: 16}
 DIMS = {"z_dim": 256, "w_dim": 256, "num_mapping_layers": 4}
 
 

@@ -16,7 +16,7 @@ from .composites import Portraits, load_portraits, studio_portraits
 from .embedded import draw_portraits, new_generator
 from .snapshots import Budget, append_row, card, follow, load_state, save_state
 
-CHANNELS = {128: 32, 64: 64, 32: 128, 16: 192, 8: 192, 4: 192}
+CHANNELS = {256: 16, 128: 32, 64: 64, 32: 128, 16: 192, 8: 192, 4: 192}
 R1_GAMMA = 1.0
 EMA_IMAGES = 4_000  # half-life of the averaged weights
 NUM_BACKGROUNDS = 1000

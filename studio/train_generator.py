@@ -2,7 +2,7 @@
 
 It learns against a projected discriminator, starts at 64 px and then grows (`grow_from`). A portrait of 128 px is
 judged twice: whole at 64 px, by the heads that have learnt there already, and through a 64 px window at full size, by
-new ones.
+new ones; at 256 px a third time.
 
 Every step has random numbers of its own, named by (seed, step): a run that was stopped goes on as if it never had.
 """
@@ -29,7 +29,7 @@ from .deep_trunk import load_deep_trunk
 from .embedded import draw_portraits, estimate_mean_w, new_generator, random_noise
 from .frechet import Yardstick
 from .grids import save_grid
-from .projected import ProjectedDiscriminator, Trunk, calibrate
+from .projected import MAX_AUGMENTATION, ProjectedDiscriminator, Trunk, adapted, calibrate
 from .snapshots import Budget, append_row, card, continued, follow, load_state, save_state
 from .train_discriminator import run_discriminator
 
@@ -40,6 +40,8 @@ RANGE_WEIGHT = 5.0  # of the squared excess beyond [-1, 1], which pictures canno
 NUM_BACKGROUNDS = 1000
 
 NETWORKS = ("generator", "average", "discriminator")
+ALWAYS_AUGMENTED = {"augmentation": MAX_AUGMENTATION}  # so were the runs whose snapshots do not say
+COUNTS = ("seed", "images", "step", "seconds", "augmentation")
 
 
 class Trainer:
@@ -48,6 +50,7 @@ class Trainer:
     def __init__(self, trunk: Trunk, *, size: int, view: int, seed: int, lr: float) -> None:
         torch.manual_seed(seed)  # first weights only; no draw of a step comes from here
         self.seed, self.images, self.step, self.seconds = seed, 0, 0, 0.0
+        self.augmentation = 0.0  # share of the portraits that the discriminator sees changed
         self.continues: dict[str, Any] = {}  # the embedded network that it started from, for the card
         self.generator = new_generator(size).to(memory_format=torch.channels_last)
         self.discriminator = ProjectedDiscriminator(trunk, size=size, view=view).to(memory_format=torch.channels_last)
@@ -62,7 +65,7 @@ class Trainer:
         return {
             **{name: getattr(self, name).state_dict() for name in NETWORKS},
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "counts": {name: getattr(self, name) for name in ("seed", "images", "step", "seconds")},
+            "counts": {name: getattr(self, name) for name in COUNTS},
             "continues": self.continues,
         }
 
@@ -75,7 +78,7 @@ class Trainer:
             optimiser.load_state_dict(own)
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate  # the caller's, not the snapshot's
-        for name, value in state["counts"].items():
+        for name, value in (ALWAYS_AUGMENTED | state["counts"]).items():
             setattr(self, name, value)
         self.continues = state["continues"]
 
@@ -88,6 +91,7 @@ class Trainer:
         )
         self.discriminator.load_state_dict(state["discriminator"], strict=False)
         self.images = state["counts"]["images"]
+        self.augmentation = (ALWAYS_AUGMENTED | state["counts"])["augmentation"]
         self.continues = state["continues"]
 
     def start_warm(self, embedded: Generator) -> None:
@@ -96,20 +100,26 @@ class Trainer:
             grow_from(network, embedded.state_dict())
         self.continues = continued(embedded.card)
 
-    def train_step(self, real: Tensor) -> tuple[float, float]:
-        """One update of both networks on real portraits [N, 3, size, size]; the two losses."""
+    def train_step(self, real: Tensor) -> tuple[float, float, float]:
+        """One update of both networks on real portraits [N, 3, size, size].
+
+        Returns:
+            The generator's loss, the discriminator's, and the mean sign of its logits of the real portraits.
+        """
         draws = torch.Generator().manual_seed((self.seed << 32) + self.step)
         with torch.autocast("cpu", torch.bfloat16):
             fake = self.generate(len(real), draws)
             with torch.no_grad():
-                real_features = self.discriminator.features(real, draws)
-            fake_features = self.discriminator.features(fake, draws)
+                real_features = self.discriminator.features(real, draws, augmentation=self.augmentation)
+            fake_features = self.discriminator.features(fake, draws, augmentation=self.augmentation)
 
             # The discriminator sees the same portraits that the generator is corrected on: they are made only once.
             detached = [[x.detach() for x in one] for one in fake_features]
-            pairs = zip(self.discriminator(real_features), self.discriminator(detached), strict=True)
+            pairs = list(zip(self.discriminator(real_features), self.discriminator(detached), strict=True))
             discriminator_loss = torch.stack([F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in pairs]).sum()
         self.update(self.optimisers[1], discriminator_loss)
+        sign = torch.stack([r.detach().sign().mean() for r, _ in pairs]).mean().item()
+        self.augmentation = adapted(self.augmentation, sign, batch=len(real))
 
         self.discriminator.heads.requires_grad_(False)
         with torch.autocast("cpu", torch.bfloat16):
@@ -121,7 +131,7 @@ class Trainer:
         self.step += 1
         self.images += len(real)
         follow(self.average, self.generator, half_life=min(EMA_IMAGES, self.images / 10) / len(real))
-        return generator_loss.item(), discriminator_loss.item()
+        return generator_loss.item(), discriminator_loss.item(), sign
 
     def update(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
         """One step down a loss."""
@@ -215,7 +225,7 @@ def run_generator(
         start = smaller if saved else "the embedded one" if warm else "nothing"
         tqdm.write(f"generator {size} px: starts from {start}, {len(portraits)} portraits", file=sys.stderr)
 
-    losses: list[tuple[float, float]] = []
+    losses: list[tuple[float, float, float]] = []
     for _ in budget.steps(trainer.step, trainer.seconds):
         real = studio_portraits(portraits, pool, np.random.default_rng((seed, trainer.step)), batch=batch)
         losses.append(trainer.train_step(real))
@@ -236,17 +246,18 @@ def run_generator(
 
 
 def snapshot(
-    trainer: Trainer, distance: Yardstick, state: Path, losses: Sequence[tuple[float, float]], num_portraits: int
+    trainer: Trainer, distance: Yardstick, state: Path, losses: Sequence[tuple[float, float, float]], num_portraits: int
 ) -> None:
-    """Saves everything; logs the mean losses since the last one, the distance, and pictures of fixed latents."""
+    """Saves everything; logs means of what steps returned since the last one, the distance, pictures of fixed latents."""
     size = trainer.generator.resolution
     estimate_mean_w(trainer.average)
     save_state(state / f"generator-{size}.pt", trainer.state())
-    generator_loss, discriminator_loss = np.mean(losses, axis=0)
+    generator_loss, discriminator_loss, sign = np.mean(losses, axis=0)
     append_row(state / f"generator-{size}.csv", {
         "images": trainer.images, "seconds": round(trainer.seconds, 1), "portraits": num_portraits,
         "generator_loss": round(float(generator_loss), 4), "discriminator_loss": round(float(discriminator_loss), 4),
         "frechet": round(distance(trainer.average), 4), "frechet_floor": round(distance.floor, 4),
+        "real_sign": round(float(sign), 4), "augmentation": round(trainer.augmentation, 4),
     })  # fmt: skip
     for psi in (0.7, 1.0):
         picture = state / f"generator-{size}-{trainer.images:07d}-psi{psi:.1f}.png"

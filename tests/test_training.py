@@ -18,7 +18,7 @@ from mattesmith.studio import train_matting as matting_module
 from mattesmith.studio.embedded import new_generator
 from mattesmith.studio.frechet import frechet_distance
 from mattesmith.studio.grids import alternate, checkerboard, save_grid
-from mattesmith.studio.projected import windows
+from mattesmith.studio.projected import recoloured, shifted, windows
 from mattesmith.studio.snapshots import append_row, follow, load_state, save_state
 from mattesmith.studio.train_generator import VIEW, Trainer, train_generator
 from mattesmith.studio.train_matting import baselines, boundary_band, errors, laplacian, train_matting
@@ -186,6 +186,47 @@ def test_a_generator_grows_and_starts_with_the_pictures_it_had(renders, tmp_path
     assert grown_state["counts"]["step"] == 2
 
 
+def test_a_generator_grows_twice_and_keeps_every_head_that_had_learnt(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded, "CHANNELS", embedded.CHANNELS | {64: 4})
+    for split in ("train", "val"):
+        write_ellipses(tmp_path / split, 4, size=64)
+    before = generate(tmp_path, tmp_path / "state", size=32, max_steps=2)
+    trainer = Trainer(Trunk(), size=64, view=16, seed=0, lr=0.002)
+    trainer.grow(before)
+    assert trainer.discriminator.sides == [16, 32, 64]
+    own = trainer.discriminator.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in before["discriminator"].items())
+    assert trainer.augmentation == before["counts"]["augmentation"]
+    state = generate(tmp_path, tmp_path / "state", size=64, max_steps=1)
+    assert state["counts"]["images"] == 8 + 4
+    new = [key for key in own if key.startswith("heads.2.") and key.endswith("weight.original")]
+    assert new and not any(torch.equal(state["discriminator"][key], own[key]) for key in new)
+
+
+def test_more_is_augmented_while_the_discriminator_knows_the_portraits(renders, tmp_path, monkeypatch):
+    monkeypatch.setattr(projected, "AUGMENTATION_IMAGES", 40)
+    monkeypatch.setattr(projected, "TARGET_SIGN", -2.0)  # below any mean sign: every portrait counts as known
+    known = generate(renders, tmp_path / "known", max_steps=3)
+    assert known["counts"]["augmentation"] == pytest.approx(3 * 4 / 40)
+    assert generate(renders, tmp_path / "known", max_steps=12)["counts"]["augmentation"] == projected.MAX_AUGMENTATION
+    rows = list(csv.DictReader((tmp_path / "known" / "generator-16.csv").read_text().splitlines()))
+    assert [float(row["augmentation"]) for row in rows] == [pytest.approx(0.3), 0.8]
+    assert all(-1 <= float(row["real_sign"]) <= 1 for row in rows)
+
+    monkeypatch.setattr(projected, "TARGET_SIGN", 2.0)  # above any
+    again = generate(renders, tmp_path / "known", max_steps=14)
+    assert again["counts"]["augmentation"] == pytest.approx(0.8 - 2 * 4 / 40)
+
+
+def test_a_snapshot_from_before_adaptation_was_always_augmented(renders, tmp_path):
+    state = generate(renders, tmp_path, max_steps=1)
+    del state["counts"]["augmentation"]
+    for take_up in (Trainer.resume, Trainer.grow):
+        trainer = Trainer(Trunk(), size=16, view=16, seed=0, lr=0.002)
+        take_up(trainer, state)
+        assert trainer.augmentation == projected.MAX_AUGMENTATION
+
+
 def test_a_run_writes_log_pictures_and_weights_that_load(renders, tmp_path):
     export = tmp_path / "weights"
     state = generate(renders, tmp_path, max_steps=6, export=export)
@@ -280,6 +321,18 @@ def test_windows_are_cut_from_their_own_image():
     assert cut[1].eq(1).all()
 
 
+@pytest.mark.parametrize("change", [recoloured, lambda image, draws, share: shifted(image, 3, draws, share=share)])
+def test_the_share_of_images_is_augmented_and_no_other(change):
+    image = torch.rand(400, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    changed = [
+        (change(image, torch.Generator().manual_seed(0), share=share) - image).abs().amax((1, 2, 3)) > 1e-5
+        for share in (0.0, 0.5, 1.0)
+    ]
+    assert changed[0].sum() == 0
+    assert changed[1].float().mean() == pytest.approx(0.5, abs=0.08)
+    assert changed[2].float().mean() > 0.95  # a shift by nothing is one of 49
+
+
 def test_the_trunk_sees_64_px_by_default():
     assert VIEW == 64
 
@@ -332,6 +385,11 @@ def test_a_log_has_one_heading(tmp_path):
     for i in range(2):
         append_row(tmp_path / "log.csv", {"images": i, "loss": 0.5})
     assert (tmp_path / "log.csv").read_text().split() == ["images,loss", "0,0.5", "1,0.5"]
+    append_row(tmp_path / "log.csv", {"images": 2, "loss": 0.5, "sign": 0.25})  # a later version measures more
+    append_row(tmp_path / "log.csv", {"images": 3, "loss": 0.5, "sign": 0.5})
+    assert (tmp_path / "log.csv").read_text().split() == [
+        "images,loss,sign", "0,0.5,", "1,0.5,", "2,0.5,0.25", "3,0.5,0.5",
+    ]  # fmt: skip
 
 
 def test_a_grid_is_laid_out_row_by_row(tmp_path):
