@@ -1,6 +1,6 @@
 """Scores -> one number with a unit: the expected mean absolute error of alpha, x1000.
 
-    log(error) = bias + sum_j weight_j f_j(log score_j),    weight_j >= 0, f_j never falling
+    log(error) = bias + sum_j f_j(log score_j),    f_j never falling
 
 So a worse score never lowers the number, and the whole is a page of JSON; `fitting.py` makes it. A calibration holds
 for the networks it was fitted with. With others a portrait has no expected error: it is then -1.0 (UNCALIBRATED), in
@@ -30,8 +30,7 @@ class Term:
 
     score: str
     knots: tuple[float, ...]  # log(score + FLOOR), rising
-    values: tuple[float, ...]  # log error about its mean, never falling
-    weight: float  # 0 or more
+    values: tuple[float, ...]  # of log error, never falling
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Calibration:
         """
         total = self.bias
         for term in self.terms:
-            total += term.weight * float(np.interp(logarithm(scores[term.score]), term.knots, term.values))
+            total += float(np.interp(logarithm(scores[term.score]), term.knots, term.values))
         return float(min(np.exp(total), 1000.0))
 
     def fits(self, networks: Mapping[str, str]) -> bool:
@@ -89,9 +88,9 @@ def from_json(text: str, *, name: str) -> Calibration:
     try:
         fields = json.loads(text)
         terms = tuple(
-            Term(str(term["score"]), tuple(map(float, term["knots"])), tuple(map(float, term["values"])),
-                 float(term["weight"])) for term in fields["terms"]
-        )  # fmt: skip
+            Term(str(term["score"]), tuple(map(float, term["knots"])), tuple(map(float, term["values"])))
+            for term in fields["terms"]
+        )
         networks = {key: str(fields["networks"][key]) for key in fields["networks"]}
         fit = {key: float(value) for key, value in fields["fit"].items()}
         calibration = Calibration(float(fields["bias"]), terms, networks, fit, str(fields["version"]))
@@ -108,9 +107,9 @@ def fault_of(calibration: Calibration) -> str:
         return f"it must name the sha256 of {', '.join(NETWORKS)}"
     numbers = [calibration.bias, *calibration.fit.values()]
     for term in calibration.terms:
-        numbers += [term.weight, *term.knots, *term.values]
-        if not term.knots or len(term.knots) != len(term.values) or term.weight < 0:
-            return f"{term.score} needs as many values as knots, at least one, and a weight of 0 or more"
+        numbers += [*term.knots, *term.values]
+        if not term.knots or len(term.knots) != len(term.values):
+            return f"{term.score} needs as many values as knots, and at least one"
         if np.any(np.diff(term.knots) <= 0) or np.any(np.diff(term.values) < 0):
             return f"the knots of {term.score} must rise and its values must not fall"
     return "" if all(map(isfinite, numbers)) else "it holds numbers that are not finite"

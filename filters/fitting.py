@@ -1,8 +1,9 @@
 """Portraits with a known error -> a calibration, and how good it is.
 
-Each score's part is the isotonic regression of the log error on the log score, over the means of a few quantile bins,
-joined by straight lines and level outside. The weights come from a non-negative ridge regression; the bias makes the
-mean over the fit set come out right, which the mean of a logarithm would not. Nothing is random.
+An additive model, fitted by backfitting (Hastie and Tibshirani 1990, chapter 4): each score's part in turn is the
+isotonic regression of what the others leave of the log error on the log score, over the means of quantile bins, joined
+by straight lines and level outside. The bias makes the mean over the fit set come out right, which the mean of a
+logarithm would not. Nothing is random.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,12 @@ from .calibration import Calibration, Term, logarithm
 # Scores that grow with the matte's error; realism and drift are of the portrait, not of its matte.
 SCORES = ("certainty", "stability", "agreement", "recomposition", "components", "holes", "soft_share")
 ERROR_FLOOR = 0.05  # MAD x1000, added before the logarithm: far below what rounding to 8 bits leaves
-NUM_BINS = 10
+NUM_BINS = 20
 MIN_BIN = 5  # samples
-RIDGE = 0.02  # per sample; keeps scores that say the same from sharing one weight at random
-MIN_WEIGHT = 1e-6  # below it a score is left out
+NUM_ROUNDS = 100  # through all scores, at most
+MIN_REACH = 1e-6  # from a curve's lowest value to its highest; below it a score is left out
 Floats = NDArray[np.float64]
+Curve = tuple[Floats, Floats]  # knots, values
 
 
 def fit_calibration(
@@ -49,20 +51,38 @@ def fit_calibration(
         raise ValueError("scores and errors must be finite")
     target = np.log(true + ERROR_FLOOR)
     mean = float(target.mean())
-    curves = [monotone_curve(logarithm(column), target - mean) for column in table.T]
-    parts = np.stack([np.interp(logarithm(column), *curve) for column, curve in zip(table.T, curves, strict=True)], 1)
-    weights = non_negative_ridge(parts, target - mean, strength=RIDGE)
-    raw = np.exp(mean + parts @ weights)
+    curves = additive_curves(logarithm(table), target - mean)
+    raw = np.exp(mean + added(curves, logarithm(table)))
     bias = mean + float(np.log(true.mean() / raw.mean())) if true.mean() > 0 else mean
     terms = tuple(
-        Term(name, tuple(curve[0].tolist()), tuple(curve[1].tolist()), float(weight))
-        for name, curve, weight in zip(names, curves, weights, strict=True)
-        if weight > MIN_WEIGHT
+        Term(name, tuple(knots.tolist()), tuple(values.tolist()))
+        for name, (knots, values) in zip(names, curves, strict=True)
+        if np.ptp(values) > MIN_REACH
     )
     return Calibration(bias, terms, dict(networks), {"num_fitted": float(len(true))}, version)
 
 
-def monotone_curve(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+def additive_curves(x: Floats, y: Floats) -> list[Curve]:
+    """Never falling curves, one a column of x [N, K], each with mean 0, whose sum is near to y [N]."""
+    curves: list[Curve] = [(np.zeros(1), np.zeros(1))] * x.shape[1]
+    parts = np.zeros_like(x)
+    for _ in range(NUM_ROUNDS):
+        before = parts.copy()
+        for index, column in enumerate(x.T):
+            knots, values = monotone_curve(column, y - np.delete(parts, index, 1).sum(1))
+            values = values - np.interp(column, knots, values).mean()
+            curves[index], parts[:, index] = (knots, values), np.interp(column, knots, values)
+        if np.abs(parts - before).max(initial=0) < 1e-6:
+            break
+    return curves
+
+
+def added(curves: Sequence[Curve], x: Floats) -> Floats:
+    """The sum of curves, each at its column of x [N, K] -> [N]."""
+    return np.sum([np.interp(column, *curve) for column, curve in zip(x.T, curves, strict=True)], axis=0)
+
+
+def monotone_curve(x: Floats, y: Floats) -> Curve:
     """The never falling curve through the means of quantile bins of x: knots and values; one knot if x is constant."""
     order = np.argsort(x, kind="stable")
     num_bins = max(1, min(NUM_BINS, len(x) // MIN_BIN))
@@ -97,24 +117,6 @@ def isotonic(values: Floats, weights: Floats) -> Floats:
             last[1] += mass
             last[2] += length
     return np.concatenate([np.full(int(length), mean) for mean, _, length in blocks])
-
-
-def non_negative_ridge(x: Floats, y: Floats, *, strength: float, num_rounds: int = 2000) -> Floats:
-    """Weights w >= 0 that minimise |y - x w|^2 / N + strength |w|^2, by coordinate descent: [N, K], [N] -> [K].
-
-    Args:
-        num_rounds: through all coordinates; the problem is strictly convex, so the order does not matter in the end.
-    """
-    gram, moment = x.T @ x / len(x) + strength * np.eye(x.shape[1]), x.T @ y / len(x)
-    weights = np.zeros(x.shape[1])
-    for _ in range(num_rounds):
-        before = weights.copy()
-        for index in range(len(weights)):
-            rest = moment[index] - gram[index] @ weights + gram[index, index] * weights[index]
-            weights[index] = max(0.0, rest / gram[index, index])
-        if np.abs(weights - before).max() < 1e-12:
-            break
-    return weights
 
 
 # Measuring

@@ -145,7 +145,7 @@ def test_a_stopped_run_ends_with_the_same_calibration(renders: Path, judges: Jud
 def known_calibration() -> Calibration:
     """Fits the embedded networks: e^2 times what stability makes of it."""
     networks = {name: network.card["sha256"] for name, network in embedded().items()}
-    return Calibration(2.0, (Term("stability", (-9.0, 0.0), (-1.0, 1.0), 0.5),), networks, {}, "0")
+    return Calibration(2.0, (Term("stability", (-9.0, 0.0), (-0.5, 0.5)),), networks, {}, "0")
 
 
 def embedded() -> dict[str, Any]:

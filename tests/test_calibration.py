@@ -16,11 +16,11 @@ from mattesmith.filters.calibration import (
 )
 from mattesmith.filters.fitting import (
     SCORES,
+    additive_curves,
     fit_calibration,
     fit_error,
     isotonic,
     monotone_curve,
-    non_negative_ridge,
     risk_coverage,
     spearman,
 )
@@ -49,10 +49,8 @@ def test_errors_that_follow_from_scores_are_found_on_portraits_it_never_saw() ->
     scores, true = portraits(300, seed=1)
     error = fit_error(expected(calibration, scores), true)
     assert error["relative_error"] < 0.15 and error["spearman"] > 0.95 and error["best_half"] < 0.65
-    weights = {term.score: term.weight for term in calibration.terms}
-    assert (
-        weights["stability"] > weights["agreement"] > 5 * max(weights.get(name, 0.0) for name in ("holes", "certainty"))
-    )
+    reach = {term.score: term.values[-1] - term.values[0] for term in calibration.terms}
+    assert reach["stability"] > reach["agreement"] > 5 * max(reach.get(name, 0.0) for name in ("holes", "certainty"))
 
 
 def test_the_mean_over_the_fit_set_comes_out_right() -> None:
@@ -103,7 +101,6 @@ def test_a_calibration_is_found_by_its_networks_alone(tmp_path: Path) -> None:
         (lambda fields: fields["networks"].pop("second"), "must name the sha256"),
         (lambda fields: fields["terms"][0]["values"].reverse(), "must not fall"),
         (lambda fields: fields["terms"][0]["values"].pop(), "as many values as knots"),
-        (lambda fields: fields["terms"][0].update(weight=-1), "weight of 0 or more"),
         (lambda fields: fields.update(terms=3), "not iterable"),
     ],
 )
@@ -128,7 +125,7 @@ def test_too_few_portraits_and_values_that_are_no_numbers_are_refused() -> None:
 
 
 def test_the_number_is_the_formula() -> None:
-    term = Term("holes", (np.log(0.1), np.log(0.2)), (0.0, 1.0), 2.0)
+    term = Term("holes", (np.log(0.1), np.log(0.2)), (0.0, 2.0))
     calibration = Calibration(1.0, (term,), NETWORKS, {}, "0")
     middle = np.sqrt(0.1 * 0.2) - 1e-4
     assert calibration.expected_mad({"holes": middle}) == pytest.approx(np.exp(1 + 2 * 0.5))
@@ -143,10 +140,12 @@ def test_violators_are_pooled_by_their_weight() -> None:
     assert knots.tolist() == [0, 1] and values.tolist() == [1, 3]
 
 
-def test_a_useless_column_gets_no_weight_and_a_useful_one_what_ridge_gives_it() -> None:
-    x = np.array([[1.0, -1.0], [-1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
-    weights = non_negative_ridge(x, 3 * x[:, 0] - 2 * x[:, 1], strength=0.5)
-    assert weights == pytest.approx([3 / 1.5, 0])
+def test_what_is_a_sum_of_rising_parts_is_taken_apart() -> None:
+    x = np.random.default_rng(0).uniform(0, 1, (2000, 3))
+    (first, second, third) = additive_curves(x, 3 * x[:, 0] + 2 * (x[:, 1] > 0.5) - 2.5)
+    assert np.interp([0.2, 0.8], *first) == pytest.approx([-0.9, 0.9], abs=0.06)
+    assert np.interp([0.2, 0.8], *second) == pytest.approx([-1, 1], abs=0.06)
+    assert np.ptp(third[1]) < 0.1
 
 
 def test_ranks_and_curves_have_known_answers() -> None:

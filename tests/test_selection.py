@@ -176,7 +176,7 @@ def test_a_calibration_fitted_later_selects_too_and_is_named(parent: Path, tmp_p
     """Its expected error is a hundred times the coverage."""
     knots = tuple(np.log(np.array([0.05, 0.8]) + FLOOR))
     sums = dict.fromkeys(("generator", "matting", "second"), "sum")
-    later = Calibration(float(np.log(100)), (Term("coverage", knots, knots, 1.0),), sums, {}, "0")
+    later = Calibration(float(np.log(100)), (Term("coverage", knots, knots),), sums, {}, "0")
     made = refilter(parent, tmp_path / "out", by_expected_mad(35.0), calibration=later)
     assert samples(tmp_path / "out") == {
         key: files for key, files in samples(parent).items() if key in ("0000000000", "0000000002", "0000100001")
