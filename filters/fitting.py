@@ -79,7 +79,9 @@ def additive_curves(x: Floats, y: Floats) -> list[Curve]:
 
 def added(curves: Sequence[Curve], x: Floats) -> Floats:
     """The sum of curves, each at its column of x [N, K] -> [N]."""
-    return np.sum([np.interp(column, *curve) for column, curve in zip(x.T, curves, strict=True)], axis=0)
+    parts = [np.interp(column, *curve) for column, curve in zip(x.T, curves, strict=True)]
+    total: Floats = np.array(parts).sum(0)
+    return total
 
 
 def monotone_curve(x: Floats, y: Floats) -> Curve:

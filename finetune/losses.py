@@ -17,8 +17,14 @@ Network = Callable[[Tensor], Any]  # image [N, 3, S, S] in [-1, 1] -> MODNet's t
 def boundary_band(alpha: Tensor, *, width: int) -> Tensor:
     """[N, 1, H, W] of 0 or 1: where alpha within `width` pixels is neither all 0 nor all 1."""
     size = 2 * width + 1
-    highest, lowest = F.max_pool2d(alpha, size, 1, width), -F.max_pool2d(-alpha, size, 1, width)
+    highest, lowest = highest_around(alpha, size), -highest_around(-alpha, size)
     return ((highest > SOFT[0]) & (lowest < SOFT[1])).float()
+
+
+def highest_around(x: Tensor, size: int) -> Tensor:
+    """The highest of the size x size pixels around each of [N, 1, H, W]; rows first, which is faster."""
+    rows = F.max_pool2d(x, (1, size), 1, (0, size // 2))
+    return F.max_pool2d(rows, (size, 1), 1, (size // 2, 0))
 
 
 def modnet_loss(network: Network, image: Tensor, alpha: Tensor) -> Tensor:

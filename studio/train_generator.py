@@ -248,7 +248,7 @@ def run_generator(
 def snapshot(
     trainer: Trainer, distance: Yardstick, state: Path, losses: Sequence[tuple[float, float, float]], num_portraits: int
 ) -> None:
-    """Saves everything; logs means of what steps returned since the last one, the distance, pictures of fixed latents."""
+    """Saves everything; logs means of what steps returned since the last one, and the distance; draws fixed latents."""
     size = trainer.generator.resolution
     estimate_mean_w(trainer.average)
     save_state(state / f"generator-{size}.pt", trainer.state())

@@ -52,7 +52,7 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = {
     "default": Recipe("matting.safetensors", "modnet", MODNet, lambda net, x: net(x, True).matte, modnet_loss,
-                      0, 1e-3, torch.contiguous_format, "MODNet; semantic, detail and fusion losses"),
+                      0, 1e-3, torch.channels_last, "MODNet; semantic, detail and fusion losses"),
     "second": Recipe("second.safetensors", "unet", UNet, lambda net, x: net(x), pyramid_loss, 1, 2e-3,
                      torch.channels_last, "U-Net; alpha, Laplacian and composition losses"),
 }  # fmt: skip

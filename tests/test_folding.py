@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mattesmith.enhance.matting.folding import folded
-from mattesmith.enhance.matting.modnet import Depthwise, InstanceNorm, MODNet
+from mattesmith.enhance.matting.modnet import Depthwise, IBNorm, MODNet, Normed, pixel_means
 from mattesmith.enhance.matting.p3m import P3MNet
 from mattesmith.enhance.matting.unet import UNet
 
@@ -59,17 +59,47 @@ def test_depthwise_is_the_strided_convolution() -> None:
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+LAYOUTS = pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+
+
+@LAYOUTS
 def test_instance_norm_is_torchs_with_its_gradient(memory_format: torch.memory_format) -> None:
     torch.manual_seed(3)
     x = (3 * torch.rand(2, 5, 6, 7, dtype=torch.float64) - 1).contiguous(memory_format=memory_format)
     gradient = torch.rand(2, 5, 6, 7, dtype=torch.float64)
     x.requires_grad_(True)
-    ours = InstanceNorm.apply(x, 2)
+    ours = Normed.apply(x, None, None, 2)[0]
     theirs = torch.cat([x[:, :2], F.instance_norm(x[:, 2:])], 1)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     mine, expected = (torch.autograd.grad(y, x, gradient)[0] for y in (ours, theirs))
     torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+
+
+@LAYOUTS
+def test_in_training_half_is_torchs_batch_norm_with_its_gradients_and_statistics(
+    memory_format: torch.memory_format,
+) -> None:
+    torch.manual_seed(6)
+    ours, theirs = IBNorm(6).double(), nn.BatchNorm2d(3).double()
+    for norm in (ours.bnorm, theirs):
+        norm.load_state_dict({"weight": torch.tensor([0.5, 1, 2]), "bias": torch.tensor([0.0, 1, -1])}, strict=False)
+    x = (3 * torch.rand(2, 6, 4, 5, dtype=torch.float64) - 1).contiguous(memory_format=memory_format)
+    gradient = torch.rand(2, 6, 4, 5, dtype=torch.float64)
+    x.requires_grad_(True)
+    pairs = []
+    for norm, y in ((ours.bnorm, ours(x)), (theirs, torch.cat([theirs(x[:, :3]), F.instance_norm(x[:, 3:])], 1))):
+        pairs.append((y, *torch.autograd.grad(y, [x, *norm.parameters()], gradient), *norm.buffers()))
+    for mine, expected in zip(*pairs, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+
+
+def test_means_over_pixels_are_exact_but_for_the_rounding_of_rows() -> None:
+    torch.manual_seed(7)
+    x = (torch.randn(3, 8, 32, 16) + 2).bfloat16().contiguous(memory_format=torch.channels_last)
+    means = pixel_means(x)
+    assert means.dtype == torch.float32
+    torch.testing.assert_close(means.double(), x.double().mean((2, 3)), rtol=2e-3, atol=0)
+    assert torch.equal(pixel_means(x.flip(0)), means.flip(0))  # neighbours enter no bit
 
 
 def test_in_bfloat16_a_folded_modnets_gradient_is_as_near_as_the_original_ones() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 # MobileNetV2's stages: (expansion, channels, blocks, stride of the first block).
+EPSILON = 1e-5  # of every norm
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
@@ -29,7 +30,8 @@ class Mattes(NamedTuple):
 class Depthwise(nn.Conv2d):
     """A 3x3 filter a channel. A stride skips results of stride 1: a strided depthwise backward pass is slow on a CPU.
 
-    At 96 channels of 64 px in bfloat16 it took longer than the network's largest dense convolution.
+    At 96 channels of 64 px in bfloat16 it took longer than the network's largest dense convolution. What is left is
+    copied together, and so is its gradient: a batch norm is slow on anything else.
     """
 
     def __init__(self, channels: int, stride: int) -> None:
@@ -37,7 +39,11 @@ class Depthwise(nn.Conv2d):
         self.skip = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)[..., :: self.skip, :: self.skip]
+        y = super().forward(x)
+        if self.skip == 1:
+            return y
+        layout = torch.channels_last if y.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        return dense(y)[..., :: self.skip, :: self.skip].contiguous(memory_format=layout)
 
 
 class InvertedResidual(nn.Module):
@@ -95,44 +101,85 @@ class Backbone(nn.Module):
         return features
 
 
-class InstanceNorm(torch.autograd.Function):
-    """Instance norm of the channels from `start` on, for features that lie channels-last.
+class Normed(torch.autograd.Function):
+    """Batch norm (or nothing) of the first channels, instance norm without parameters of the others, in one pass.
 
-    torch's own goes through contiguous memory, and whatever follows it stays there: in bfloat16 on a CPU the bilinear
-    resizing alone then takes five times as long. Sums are float32 at least; the variance is E[x^2] - E[x]^2.
+    torch's own instance norm goes through contiguous memory, and whatever follows it stays there: in bfloat16 on a CPU
+    the bilinear resizing alone then takes five times as long. Statistics are float32 at least.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, start: int) -> Tensor:
-        """[N, C, H, W] -> same."""
-        exact = torch.promote_types(x.dtype, torch.float32)
-        rest = x[:, start:]
-        mean = rest.mean((2, 3), dtype=exact, keepdim=True)
-        power = torch.linalg.vector_norm(rest, dim=(2, 3), keepdim=True, dtype=exact).square()
-        scale = torch.rsqrt((power / rest[0, 0].numel() - mean.square()).clamp_min(0) + 1e-5)
-        ctx.save_for_backward(x, mean, scale)
-        ctx.start = start
-        plain = scale.new_ones(len(x), start, 1, 1)
-        scales, shifts = torch.cat([plain, scale], 1), torch.cat([0 * plain, -mean * scale], 1)
-        return torch.addcmul(shifts.to(x.dtype), x, scales.to(x.dtype))
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, num_batch: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features and what to do with the first `num_batch` of their channels.
+
+        Args:
+            x: [N, C, H, W], contiguous or channels-last.
+            weight, bias: [num_batch], of a batch norm over x's own statistics; None leaves those channels as they are.
+
+        Returns:
+            Features [N, C, H, W]; means and variances [num_batch] of the batch, without a gradient.
+        """
+        (n, c, height, width), first = x.shape, slice(None, num_batch)
+        ones = torch.ones(c, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        # Of a group norm with a channel a group, the statistics alone: the one way to them that copies nothing.
+        _, mean, scale = torch.native_group_norm(x, ones, 0 * ones, n, c, height * width, c, EPSILON)  # [N, C] each
+        square = scale[:, first] ** -2 - EPSILON + mean[:, first].square()
+        batch_mean = mean[:, first].mean(0)
+        batch_var = (square.mean(0) - batch_mean.square()).clamp_min(0)
+        gain, shift = torch.ones_like(scale), torch.zeros_like(mean)
+        if weight is None or bias is None:
+            mean[:, first], scale[:, first] = 0, 1
+        else:
+            mean[:, first], scale[:, first] = batch_mean, torch.rsqrt(batch_var + EPSILON)
+            gain[:, first], shift[:, first] = weight, bias
+        gain = gain * scale
+        ctx.save_for_backward(x, mean, scale, gain)
+        ctx.num_batch, ctx.is_batch = num_batch, weight is not None
+        ctx.mark_non_differentiable(batch_mean, batch_var)
+        return affine(x, gain, shift - mean * gain), batch_mean, batch_var
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """The slope of (x - mean) scale, whose mean and scale move with x."""
-        x, mean, scale = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        """The slope of (x - mean) gain + shift, whose mean and gain move with x."""
+        x, mean, scale, gain = ctx.saved_tensors
+        first = slice(None, ctx.num_batch)
         if x.is_contiguous(memory_format=torch.channels_last):
             gradient = gradient.contiguous(memory_format=torch.channels_last)
-        rest = gradient[:, ctx.start :]
-        along = rest.mean((2, 3), dtype=mean.dtype, keepdim=True)
-        across = (rest * x[:, ctx.start :]).mean((2, 3), dtype=mean.dtype, keepdim=True)
-        across = (across - mean * along) * scale.square()
-        plain = scale.new_ones(len(x), ctx.start, 1, 1)
-        scales, slopes, shifts = (
-            torch.cat(pair, 1).to(x.dtype)
-            for pair in ((plain, scale), (0 * plain, -across * scale), (0 * plain, (across * mean - along) * scale))
-        )
-        return torch.addcmul(torch.addcmul(shifts, x, slopes), gradient, scales), None
+        along = pixel_means(gradient)
+        across = (pixel_means(gradient * x) - mean * along) * scale  # of the gradient times the normed x
+        to_weight = to_bias = None
+        if ctx.is_batch:
+            num = x.numel() // x.shape[1]
+            along[:, first], across[:, first] = along[:, first].mean(0), across[:, first].mean(0)
+            to_weight, to_bias = across[0, first] * num, along[0, first] * num
+        else:
+            along[:, first], across[:, first] = 0, 0
+        slope = -gain * across * scale
+        shift = -gain * along - slope * mean
+        return affine(gradient, gain, affine(x, slope, shift)), to_weight, to_bias, None
+
+
+def affine(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    """x gain + shift: [N, C, H, W], [N, C], and [N, C] or [N, C, H, W], in the precision of x."""
+    gain, shift = (value.to(x.dtype).view(*value.shape[:2], *(value.shape[2:] or (1, 1))) for value in (gain, shift))
+    return torch.addcmul(shift, x, gain)
+
+
+def pixel_means(x: Tensor) -> Tensor:
+    """Means over the pixels of [N, C, H, W] -> [N, C], float32 at least.
+
+    bfloat16 that lies channels-last is summed a row at a time as a matrix product: with a dtype, torch's mean copies
+    all of it first. Rows are rounded to bfloat16, their sum is not.
+    """
+    n, c, height, width = x.shape
+    if x.dtype != torch.bfloat16 or not x.is_contiguous(memory_format=torch.channels_last):
+        return x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+    rows = x.permute(0, 2, 3, 1).reshape(n * height, width, c)
+    sums = torch.bmm(x.new_ones(1, 1, width).expand(n * height, 1, width), rows)
+    return sums.view(n, height, c).float().mean(1) / width
 
 
 class IBNorm(nn.Module):
@@ -144,10 +191,19 @@ class IBNorm(nn.Module):
         self.bnorm: nn.Module = nn.BatchNorm2d(self.num_batch)
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.bnorm, nn.Identity):  # folded into the convolution before
-            return cast(Tensor, InstanceNorm.apply(x, self.num_batch))
-        first, rest = x[:, : self.num_batch], x[:, self.num_batch :]
-        return torch.cat([self.bnorm(first), F.instance_norm(rest)], 1)
+        norm = self.bnorm
+        if not isinstance(norm, nn.BatchNorm2d):  # folded into the convolution before
+            return cast(Tensor, Normed.apply(x, None, None, self.num_batch)[0])
+        if not self.training:
+            first, rest = x[:, : self.num_batch], x[:, self.num_batch :]
+            return torch.cat([norm(first), F.instance_norm(rest)], 1)
+        y, mean, variance = Normed.apply(x, norm.weight, norm.bias, self.num_batch)
+        with torch.no_grad():
+            num = x.numel() // x.shape[1]
+            for running, new in ((norm.running_mean, mean), (norm.running_var, variance * num / (num - 1))):
+                cast(Tensor, running).lerp_(new.to(norm.weight.dtype), norm.momentum or 0)
+            cast(Tensor, norm.num_batches_tracked).add_(1)
+        return cast(Tensor, y)
 
 
 class ConvBlock(nn.Module):
@@ -216,9 +272,9 @@ class HRBranch(nn.Module):
         image2x, image4x = resized(image, 0.5), resized(image, 0.25)
         enc2x = self.tohr_enc2x(enc2x)  # 32 at 1/2
         hr4x = self.conv_enc2x(joined(image2x, enc2x))  # 32 at 1/4
-        hr4x = self.conv_enc4x(torch.cat([hr4x, self.tohr_enc4x(enc4x)], 1))  # 64 at 1/4
+        hr4x = self.conv_enc4x(joined(hr4x, self.tohr_enc4x(enc4x)))  # 64 at 1/4
         hr4x = self.conv_hr4x(joined(hr4x, resized(lr8x, 2), image4x))  # 32 at 1/4
-        hr2x: Tensor = self.conv_hr2x(torch.cat([resized(hr4x, 2), enc2x], 1))  # 32 at 1/2
+        hr2x: Tensor = self.conv_hr2x(joined(resized(hr4x, 2), enc2x))  # 32 at 1/2
         return hr2x
 
 
@@ -233,7 +289,7 @@ class FusionBranch(nn.Module):
 
     def forward(self, image: Tensor, lr8x: Tensor, hr2x: Tensor) -> Tensor:
         lr2x = resized(self.conv_lr4x(resized(lr8x, 2)), 2)  # 32 at 1/2
-        f2x = self.conv_f2x(torch.cat([lr2x, hr2x], 1))  # 32 at 1/2
+        f2x = self.conv_f2x(joined(lr2x, hr2x))  # 32 at 1/2
         logit: Tensor = self.conv_f(joined(resized(f2x, 2), image))
         return logit
 
@@ -278,13 +334,19 @@ def joined(*features: Tensor) -> Tensor:
     for the next convolution to lower them again, and those copies cost as much as the convolution.
     """
     lowest = min((x.dtype for x in features), key=lambda dtype: dtype.itemsize)
-    return torch.cat([x.to(lowest) for x in features], 1)
+    return torch.cat([dense(x.to(lowest)) for x in features], 1)
 
 
 def resized(x: Tensor, factor: float) -> Tensor:
     """Bilinear resize of [N, C, H, W] by a factor, pixel centres aligned, no antialiasing."""
-    y = F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
-    if y.requires_grad and y.is_contiguous(memory_format=torch.channels_last):
-        # Its gradient is a slice where y is concatenated with others; on a slice the backward pass takes five times.
-        y.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))  # type: ignore[no-untyped-call]
-    return y
+    return dense(F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False))
+
+
+def dense(x: Tensor) -> Tensor:
+    """x itself; if it lies channels-last, its gradient will too, all in one piece.
+
+    The gradient of what was concatenated is a slice, and on a slice most backward passes take several times as long.
+    """
+    if x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
+        x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))  # type: ignore[no-untyped-call]
+    return x
