@@ -82,7 +82,9 @@ def main(n: int, preset: str, steps: int, rates: tuple[str, ...], psi: float, se
     latents = (gen.draw_latents(seed, 0, index, z_dim=networks.generator.z_dim) for index in count())
     samples = list(islice(gen.sample(networks.generator, latents, psi=psi), n))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    print(f"{os.uname().machine}, torch {torch.__version__}, commit {commit.strip()}; {n} candidates, psi {psi}, {preset}")
+    print(
+        f"{os.uname().machine}, torch {torch.__version__}, commit {commit.strip()}; {n} candidates, psi {psi}, {preset}"
+    )
     shown = [step for step in SHOWN if step <= steps]
     print(f"{'lr ws':>7} {'noise':>7}  objective after " + "".join(f"{step:>8}" for step in shown))
     made: dict[str, Any] = {}

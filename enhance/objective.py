@@ -92,11 +92,12 @@ class Targets:
     features: tuple[Tensor, ...]  # of the perceptual trunk, each [N, ...]
     ws: Tensor  # [N, L, w_dim]
     noise: tuple[Tensor, ...]  # each [N, 1, r, r]
+    detail: Tensor  # [N, 3, H, W], what is added to the generator's image: 0, or what that lacks of a photo
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All of them, in a fixed order."""
         own = (self.image, self.alpha, self.entropy, self.outside, self.foreground, self.background)
-        return (*own, *self.features, self.ws, *self.noise)
+        return (*own, *self.features, self.ws, *self.noise, self.detail)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same targets with every tensor changed."""
@@ -110,6 +111,7 @@ class Targets:
             features=tuple(change(feature) for feature in self.features),
             ws=change(self.ws),
             noise=tuple(change(map_) for map_ in self.noise),
+            detail=change(self.detail),
         )
 
 

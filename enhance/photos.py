@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,8 +46,8 @@ def enhance_photos(
 ) -> Iterator[EnhancedPhoto]:
     """Inverts and enhances portraits, in the order in which they come.
 
-    The enhancement starts from the inverted portrait and is guarded against that one, not against the photo: an
-    inversion's own distance would pass the guards of drift before the first step.
+    The enhancement starts from the photo: what the inversion cannot bring back of it stays added to what the generator
+    makes, so that only the enhancement's own change reaches the picture, and the guards hold against the photo.
 
     Args:
         portraits: taken a batch at a time.
@@ -67,7 +67,7 @@ def enhance_photos(
         both: dict[str, Any] = {"slots": slots, "precision": precision}
         for inverted in invert(targets(), generator, perceptual, steps=invert_steps, **both):
             found.append(inverted)
-            yield inverted.sample
+            yield replace(inverted.sample, image=inverted.target, is_photo=True)
 
     loop = enhance(samples(), generator, discriminator, matting, perceptual, slots=slots, precision=precision, **knobs)
     for enhanced in loop:

@@ -68,7 +68,10 @@ def enter(sample: Sample, networks: Networks, preset: Preset, background: Backgr
         features=tuple(perceptual_features(networks.perceptual, image, max_side=preset.perceptual_px)),
         ws=sample.ws[None].to(device),
         noise=tuple(map_[None].to(device) for map_ in sample.noise),
+        detail=torch.zeros_like(image),
     )
+    if sample.is_photo:
+        targets.detail.copy_(image - networks.generator.synthesis(targets.ws, targets.noise).float())
     before = measure(image, alpha, entropy, targets.ws, targets.noise, targets, networks, preset)
     return Entry(order, sample, targets, before)
 
@@ -87,7 +90,8 @@ def finish(entry: Entry, best: Best, networks: Networks, preset: Preset) -> Enha
 
 def remade(entry: Entry, best: Best, networks: Networks, preset: Preset) -> tuple[Tensor, dict[str, Tensor]]:
     """The portrait of a step [1, 3, H, W] in [-1, 1], made again in float32, and its terms."""
-    image = networks.generator.synthesis(best.ws, best.noise).float().clamp(-1, 1)
+    made = networks.generator.synthesis(best.ws, best.noise).float()
+    image = (made + entry.targets.detail).clamp(-1, 1)
     alpha, entropy = matte(image, networks)
     return image, measure(image, alpha.clamp(0, 1), entropy, best.ws, best.noise, entry.targets, networks, preset)
 

@@ -81,7 +81,7 @@ class Slots:
         values = [value.detach().requires_grad_(index in self.moved) for index, value in enumerate(self.values)]
         bf16 = self.precision == "bf16"
         with torch.enable_grad(), torch.autocast(values[0].device.type, torch.bfloat16, enabled=bf16):
-            image = straight_clamp(self.synthesis(values[0], values[1:]).float())
+            image = straight_clamp(self.synthesis(values[0], values[1:]).float() + self.targets.detail)
             alpha, entropy = matte(image, self.networks, self._trimap(image.detach()))
             noise = tuple(values[1:])
             terms = measure(image, alpha, entropy, values[0], noise, self.targets, self.networks, self.preset)

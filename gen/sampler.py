@@ -13,12 +13,16 @@ from .networks import Generator
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One portrait as sampled; its tensors are float32, on the generator's device, and share memory with no other."""
+    """One portrait as sampled; its tensors are float32, on the generator's device, and share memory with no other.
+
+    A photo that was found again in the generator is a sample, too, though the generator only comes close to it.
+    """
 
     latents: Latents
     ws: Tensor  # [num_ws, w_dim]
     noise: tuple[Tensor, ...]  # one [1, r, r] a layer
     image: Tensor  # [3, H, W] in [-1, 1]
+    is_photo: bool = False  # the image is not the generator's: what this lacks of it stays added in an enhancement
 
 
 def sample(generator: Generator, latents: Iterable[Latents], *, psi: float = 0.7, batch: int = 8) -> Iterator[Sample]:

@@ -363,6 +363,22 @@ def test_a_rejected_portrait_takes_no_step_and_is_still_yielded_in_its_place(net
     assert [one.sample.latents.candidate for one in out] == [0, 1, 2, 3, 4] and out[1].steps == 0
 
 
+def test_a_photo_keeps_what_the_generator_lacks_of_it(networks: Networks) -> None:
+    found = a_sample(networks, 0)
+    photo = replace(found, image=(0.5 * found.image + 0.2).flip(-1), is_photo=True)
+    fixed: Any = {"preset": FREE, "precision": "float32", "slots": 1}
+    (kept,) = enhance([photo], *networks, **fixed, steps=0)
+    assert torch.equal(kept.image, photo.image)
+    (one,) = enhance([photo], *networks, **fixed)
+    assert one.steps > 0 and one.losses["objective_after"] < one.losses["objective_before"]
+    with torch.no_grad():
+        before, after = (
+            networks.generator.synthesis(x.ws[None], [map_[None] for map_ in x.noise])[0] for x in (found, one)
+        )
+    torch.testing.assert_close(one.image, (photo.image + after - before).clamp(-1, 1), rtol=0, atol=1e-5)
+    assert float((one.image - photo.image).abs().mean()) > 1e-4
+
+
 def test_bfloat16_is_of_the_loop_alone(networks: Networks) -> None:
     (out,) = run(networks, [0], precision="bf16")
     assert out.steps > 0 and all(tensor.dtype == torch.float32 for tensor in tensors_of(out))
