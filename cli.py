@@ -120,7 +120,7 @@ def _matching_discriminator(name: str | None, source: str, generator: gen.Genera
             raise
         raise ValueError(
             f"no discriminator for --generator ({error}); name a file that holds one with --discriminator FILE, "
-            "or use --discriminator none for an enhancement without the adversarial term"
+            "or use --discriminator none to do without the score realism and the adversarial term"
         ) from error
     if found.resolution != generator.resolution:
         raise ValueError(
@@ -210,7 +210,7 @@ def _check_device(device: str) -> None:
 @click.option("--n", type=click.IntRange(min=0), required=True, help="Kept portraits; the dataset has exactly so many.")
 @click.option("--out", type=FOLDER, required=True, help="Folder of the dataset.")
 @_network("generator", "A StyleGAN2 file, or the embedded default.")
-@click.option("--discriminator", help="A StyleGAN2 file, or none: no adversarial term [default: the generator's file].")
+@click.option("--discriminator", help="A StyleGAN2 file, or none: no realism score [default: the generator's file].")
 @_network("matting", "Reference network: default, or modnet, gca, indexnet, dim, p3m, onnx, vitmatte:FILE.")
 @click.option(
     "--trimap", help="What makes the trimaps of a --matting that needs them: deeplab:FILE, or as --matting "

@@ -39,6 +39,8 @@ class Preset:
     variables: str = "both"  # "both", "noise" or "latent"
     mode: str = "boundary"  # entropy is charged outside the boundary's band; "all": everywhere
     entropy: float = 1.0
+    consistency: float = 0.0  # weight of the matte's distance, in the boundary's band, from the original's averaged one
+    recomposition: float = 0.0  # the same of its matte over another background, everywhere
     adversarial: float = 1.0
     pixel: float = 10.0
     perceptual: float = 100.0
@@ -52,6 +54,7 @@ class Preset:
     max_drift_noise: float = inf  # in standard deviations
     max_perceptual: float = inf
     max_outside_growth: float = inf  # of the entropy outside the band, in nats; 0: a kept step is surer there
+    max_recomposition_growth: float = inf  # of that term
 
 
 PRESETS = {
@@ -64,8 +67,10 @@ PRESETS = {
         lr_noise=2e-2,
         # A trained network's entropy outside the band is about 0.004 nats: weighted by the paper's 1, or by 100, it
         # would not count beside the other terms, whose own noise in bfloat16 is larger (docs/decisions.md).
-        entropy=1000.0,
-        adversarial=0.1,
+        entropy=2000.0,
+        consistency=1000.0,
+        recomposition=1000.0,
+        adversarial=0.0,  # the two terms above do its work, at less cost
         perceptual=10.0,
         perceptual_px=64,
         guard=1.0,
@@ -75,6 +80,7 @@ PRESETS = {
         max_drift_noise=0.25,
         max_perceptual=0.1,
         max_outside_growth=0.0,
+        max_recomposition_growth=0.0,
     ),
 }
 
@@ -86,6 +92,8 @@ class Targets:
     image: Tensor  # [N, 3, H, W] in [-1, 1]
     alpha: Tensor  # [N, 1, H, W] in [0, 1], without test-time averaging
     entropy: Tensor  # [N, 1, H, W] in nats, see `matte`
+    averaged: Tensor  # [N, 1, H, W] in [0, 1], the best matte of the original: see `averaged_matte`
+    again: Tensor  # [N, 1, H, W] in [0, 1], its matte over another background, see `recomposed_matte`
     outside: Tensor  # [N, 1, H, W], 1 outside the boundary's band
     foreground: Tensor  # [N, 3, H, W] in [-1, 1]
     background: Tensor  # [N, 3, H, W] in [-1, 1]
@@ -96,8 +104,9 @@ class Targets:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All of them, in a fixed order."""
-        own = (self.image, self.alpha, self.entropy, self.outside, self.foreground, self.background)
-        return (*own, *self.features, self.ws, *self.noise, self.detail)
+        mattes = (self.alpha, self.entropy, self.averaged, self.again, self.outside)
+        colours = (self.image, self.foreground, self.background, self.detail)
+        return (*mattes, *colours, *self.features, self.ws, *self.noise)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same targets with every tensor changed."""
@@ -105,6 +114,8 @@ class Targets:
             image=change(self.image),
             alpha=change(self.alpha),
             entropy=change(self.entropy),
+            averaged=change(self.averaged),
+            again=change(self.again),
             outside=change(self.outside),
             foreground=change(self.foreground),
             background=change(self.background),
@@ -142,6 +153,17 @@ def matte(image: Tensor, networks: Networks, trimap: Tensor | None = None) -> tu
     return alpha, losses.entropy_map(alpha)
 
 
+def recomposed_matte(image: Tensor, targets: Targets, networks: Networks, trimap: Tensor | None = None) -> Tensor:
+    """What the matting network sees in the portrait over another background, [N, 1, H, W] in [0, 1].
+
+    The portrait is cut out with the averaged matte of its original, and its foreground is the original's, moved as the
+    image moved: the slope goes through the image, never through the matte that cuts.
+    """
+    foreground = targets.foreground + image - targets.image
+    moved = losses.composite(targets.averaged, foreground, targets.background)
+    return matte(moved, networks, trimap)[0]
+
+
 def measure(
     image: Tensor,
     alpha: Tensor,
@@ -151,25 +173,34 @@ def measure(
     targets: Targets,
     networks: Networks,
     preset: Preset,
+    trimap: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Every term and every guarded measure of N portraits, each [N].
+    """Every term and every guarded measure of N portraits, each [N]; of the costly terms those that have a weight.
 
     Args:
         image: [N, 3, H, W], what the generator makes of `ws` [N, L, w_dim] and `noise` [N, 1, r, r] each.
         alpha, entropy: [N, 1, H, W] each, what `matte` makes of the image.
+        trimap: [N, 1, H, W], as for `matte`.
     """
     inside = 1 - targets.outside
     soft_before = losses.softness(targets.alpha, inside)
     outside = losses.weighted_mean(entropy, targets.outside)
-    adversarial = {}
-    if networks.discriminator is not None:
+    weighted = {}
+    if preset.consistency:
+        weighted["consistency"] = losses.weighted_mean((alpha - targets.averaged).abs(), inside)
+    if preset.recomposition:
+        again = recomposed_matte(image, targets, networks, trimap)
+        weighted["recomposition"] = losses.weighted_mean((again - targets.averaged).abs(), None)
+        before = losses.weighted_mean((targets.again - targets.averaged).abs(), None)
+        weighted["recomposition_growth"] = weighted["recomposition"] - before
+    if preset.adversarial and networks.discriminator is not None:
         mixed = losses.composite(alpha, targets.foreground, targets.background)
-        adversarial["adversarial"] = losses.adversarial(networks.discriminator, mixed)
+        weighted["adversarial"] = losses.adversarial(networks.discriminator, mixed)
     return {
         "entropy": losses.weighted_mean(entropy, None),
         "outside": outside,
         "outside_growth": outside - losses.weighted_mean(targets.entropy, targets.outside),
-        **adversarial,
+        **weighted,
         "pixel": losses.pixel(image, targets.image),
         "perceptual": losses.perceptual(
             networks.perceptual, image, targets.features, max_side=preset.perceptual_px
@@ -184,9 +215,9 @@ def measure(
 def objective(terms: dict[str, Tensor], preset: Preset) -> Tensor:
     """The weighted sum of `measure`'s terms, with the slope of every guard that is passed -> [N]."""
     total = preset.entropy * terms["outside" if preset.mode == "boundary" else "entropy"]
-    if "adversarial" in terms:
-        total = total + preset.adversarial * terms["adversarial"]
-    total = total + preset.pixel * terms["pixel"] + preset.perceptual * terms["perceptual"]
+    for name in ("consistency", "recomposition", "adversarial", "pixel", "perceptual"):
+        if name in terms:
+            total = total + getattr(preset, name) * terms[name]
     for name, bound in _bounds(preset).items():
         if preset.guard and bound < inf:
             total = total + preset.guard * losses.excess(terms[name], bound) / max(bound, 0.01)
@@ -196,6 +227,8 @@ def objective(terms: dict[str, Tensor], preset: Preset) -> Tensor:
 def within_bounds(terms: dict[str, Tensor], preset: Preset) -> Tensor:
     """Whether a portrait passes no guard -> [N] bool; only such a step may be kept."""
     allowed = ~(terms["outside_growth"] > preset.max_outside_growth)
+    if "recomposition_growth" in terms:
+        allowed &= ~(terms["recomposition_growth"] > preset.max_recomposition_growth)
     for name, bound in _bounds(preset).items():
         allowed &= ~(terms[name] > bound)
     return allowed

@@ -14,7 +14,7 @@ from ..gen import Sample
 from .closed_form import foreground_method
 from .losses import outside_band, perceptual_features
 from .matting import Matting
-from .objective import Background, Networks, Preset, Targets, matte, measure, objective, within_bounds
+from .objective import Background, Networks, Preset, Targets, matte, measure, objective, recomposed_matte, within_bounds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,10 +58,13 @@ def enter(sample: Sample, networks: Networks, preset: Preset, background: Backgr
     image = sample.image[None].to(device)
     alpha, entropy = matte(image, networks)
     alpha = alpha.clamp(0, 1)
+    compared = preset.consistency or preset.recomposition
     targets = Targets(
         image=image,
         alpha=alpha,
         entropy=entropy,
+        averaged=averaged_matte(networks.matting, image) if compared else alpha,
+        again=alpha.clone(),
         outside=outside_band(alpha),
         foreground=foreground_method(preset.foreground)(image, alpha)[0],
         background=background(sample.latents, image.shape[-1])[None].to(device),
@@ -72,6 +75,8 @@ def enter(sample: Sample, networks: Networks, preset: Preset, background: Backgr
     )
     if sample.is_photo:
         targets.detail.copy_(image - networks.generator.synthesis(targets.ws, targets.noise).float())
+    if preset.recomposition:
+        targets.again.copy_(recomposed_matte(image, targets, networks))
     before = measure(image, alpha, entropy, targets.ws, targets.noise, targets, networks, preset)
     return Entry(order, sample, targets, before)
 
@@ -136,7 +141,8 @@ def with_matte(
 def _report(before: dict[str, Tensor], after: dict[str, Tensor], preset: Preset) -> dict[str, float]:
     """Terms before and after as floats; what is 0 for every original only after."""
     report = {"objective_before": objective(before, preset), "objective_after": objective(after, preset)}
-    for name in [name for name in ("entropy", "outside", "adversarial") if name in before]:
+    judged = ("entropy", "outside", "consistency", "recomposition", "adversarial")
+    for name in [name for name in judged if name in before]:
         report |= {f"{name}_before": before[name], f"{name}_after": after[name]}
     report |= {name: value for name, value in after.items() if f"{name}_after" not in report}
     # JSON has no NaN; a portrait that is not finite says so in `diverged`.

@@ -73,7 +73,7 @@ class Slots:
         self.first, self.second = ([torch.zeros_like(value) for value in self.values] for _ in range(2))
         self.count, self.best_count, self.since = torch.zeros(3, size, dtype=torch.long, device=device).unbind()
         self.best_total = torch.full((size,), inf, device=device)
-        self.original_outside = torch.zeros(size, device=device)
+        self.originals: dict[str, Tensor] = {}  # guarded terms of the originals, [S] each
         self.active, self.diverged = torch.zeros(2, size, dtype=torch.bool, device=device).unbind()
 
     def step(self) -> None:
@@ -82,9 +82,10 @@ class Slots:
         bf16 = self.precision == "bf16"
         with torch.enable_grad(), torch.autocast(values[0].device.type, torch.bfloat16, enabled=bf16):
             image = straight_clamp(self.synthesis(values[0], values[1:]).float() + self.targets.detail)
-            alpha, entropy = matte(image, self.networks, self._trimap(image.detach()))
+            trimap = self._trimap(image.detach())
+            alpha, entropy = matte(image, self.networks, trimap)
             noise = tuple(values[1:])
-            terms = measure(image, alpha, entropy, values[0], noise, self.targets, self.networks, self.preset)
+            terms = measure(image, alpha, entropy, values[0], noise, self.targets, self.networks, self.preset, trimap)
             total = objective(terms, self.preset)
             gradients = torch.autograd.grad(total.sum(), [values[index] for index in self.moved])
 
@@ -92,10 +93,12 @@ class Slots:
         finite = total.detach().isfinite()
         for gradient in gradients:
             finite &= gradient.flatten(1).abs().sum(1).isfinite()
-        # Surer than the original, as this loop sees that: in bfloat16 it looks a little different than in float32.
-        outside = terms["outside"].detach()
-        self.original_outside = torch.where(self.count == 0, outside, self.original_outside)
-        terms["outside_growth"] = outside - self.original_outside
+        # Against the original as this loop sees it: in bfloat16 it looks a little different than in float32.
+        for name in ("outside", "recomposition"):
+            if name in terms:
+                now = terms[name].detach()
+                self.originals[name] = torch.where(self.count == 0, now, self.originals.get(name, now))
+                terms[f"{name}_growth"] = now - self.originals[name]
         self._keep_best(total.detach(), finite & within_bounds(terms, self.preset))
         self.diverged |= self.active & ~finite
         self.count += self.active

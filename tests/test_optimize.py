@@ -20,7 +20,9 @@ from mattesmith.enhance import (
     colour_gradient,
     enhance,
     entropy,
+    foreground_method,
     multilevel_foreground,
+    outside_band,
     random_control,
 )
 from mattesmith.enhance.objective import Networks
@@ -29,6 +31,7 @@ from mattesmith.gen import Discriminator, Generator, Sample, draw_latents, draw_
 
 SIDE = 16
 FREE = Preset(steps=10, patience=10, lr_ws=0.02, lr_noise=0.02, mode="all", pixel=0.1, perceptual=0.1)
+COMPARED = replace(FREE, consistency=1.0, recomposition=1.0)
 
 
 class TinyMatting(nn.Module):
@@ -102,17 +105,20 @@ def tensors_of(one: Enhanced) -> tuple[Tensor, ...]:
 # What a result may depend on
 
 
-def test_a_portrait_is_the_same_bits_in_any_slot_with_any_neighbours(networks: Networks) -> None:
-    alone = run(networks, [0])[0]
+@pytest.mark.parametrize("preset", [FREE, COMPARED])
+def test_a_portrait_is_the_same_bits_in_any_slot_with_any_neighbours(networks: Networks, preset: Preset) -> None:
+    alone = run(networks, [0], preset=preset)[0]
     assert alone.steps > 0
     for order in ([0, 1, 2, 3], [1, 0, 2, 3], [4, 5, 0], [6, 7, 8, 0]):
-        assert same(alone, run(networks, order)[order.index(0)])
+        assert same(alone, run(networks, order, preset=preset)[order.index(0)])
 
 
-def test_a_portrait_is_the_same_bits_after_a_refill(networks: Networks) -> None:
+@pytest.mark.parametrize("preset", [FREE, COMPARED])
+def test_a_portrait_is_the_same_bits_after_a_refill(networks: Networks, preset: Preset) -> None:
     order = [1, 2, 3, 4, 5, 6, 0]
-    many = run(networks, order, preset=replace(FREE, patience=2, lr_ws=0.2, lr_noise=0.2))
-    alone = run(networks, [0], preset=replace(FREE, patience=2, lr_ws=0.2, lr_noise=0.2))[0]
+    hasty = replace(preset, patience=2, lr_ws=0.2, lr_noise=0.2, max_recomposition_growth=0.0)
+    many = run(networks, order, preset=hasty)
+    alone = run(networks, [0], preset=hasty)[0]
     assert same(alone, many[-1])
 
 
@@ -228,7 +234,7 @@ def trimap_networks(request: pytest.FixtureRequest, networks: Networks) -> Netwo
 
 def test_with_derived_trimaps_too_a_portrait_is_the_same_bits_wherever_it_is(trimap_networks: Networks) -> None:
     """Neighbours come at other times, so that their trimaps are due at other steps of the batch."""
-    fickle = replace(FREE, patience=3, lr_ws=0.2, lr_noise=0.2, trimap_every=3)
+    fickle = replace(FREE, consistency=0.01, recomposition=0.01, patience=3, trimap_every=3)
     alone = run(trimap_networks, [0], preset=fickle, check_every=1)[0]
     assert alone.steps > 0
     for order in ([0, 1, 2, 3], [1, 2, 0], [4, 5, 1, 2, 3, 6, 7, 0]):
@@ -286,6 +292,37 @@ def test_the_foreground_is_the_one_that_was_asked_for(networks: Networks) -> Non
     assert not torch.equal(out.foreground, fast.foreground)
 
 
+# Comparing with the original's averaged matte
+
+
+def test_consistency_is_the_distance_from_the_originals_averaged_matte_in_the_band(networks: Networks) -> None:
+    only = replace(FREE, entropy=0.0, adversarial=0.0, consistency=10.0)
+    (moved,) = run(networks, [0], preset=only)
+    image = moved.sample.image[None]
+    alpha = networks.matting(image)
+    off, band = (alpha - averaged_matte(networks.matting, image)).abs(), 1 - outside_band(alpha)
+    assert band.sum() > 0
+    assert moved.losses["consistency_before"] == pytest.approx(float((off * band).sum() / band.sum()), rel=1e-5)
+    assert moved.steps > 0 and moved.losses["consistency_after"] < moved.losses["consistency_before"]
+
+
+def test_recomposition_is_the_distance_of_the_matte_over_another_background(networks: Networks) -> None:
+    only = replace(FREE, entropy=0.0, adversarial=0.0, recomposition=10.0)
+    (moved,) = run(networks, [0], preset=only)
+    image = moved.sample.image[None]
+    alpha, cut = networks.matting(image), averaged_matte(networks.matting, image)
+    foreground, _ = foreground_method("fast")(image, alpha)
+    background = colour_gradient(moved.sample.latents, SIDE)[None]
+    again = networks.matting(cut * foreground + (1 - cut) * background)
+    assert moved.losses["recomposition_before"] == pytest.approx(float((again - cut).abs().mean()), rel=1e-4)
+    assert moved.steps > 0 and moved.losses["recomposition_after"] < moved.losses["recomposition_before"]
+
+
+def test_a_term_without_a_weight_is_not_computed(networks: Networks) -> None:
+    (bare,) = run(networks, [0], preset=replace(FREE, adversarial=0.0))
+    assert not [name for name in bare.losses if name.startswith(("consistency", "recomposition", "adversarial"))]
+
+
 # Keep-best, guards, presets
 
 
@@ -335,6 +372,14 @@ def test_where_the_entropy_outside_the_band_may_not_grow_it_does_not(networks: N
     assert all(one.losses["outside_after"] <= one.losses["outside_before"] for one in guarded)
 
 
+def test_where_the_recomposition_may_not_get_worse_it_does_not(networks: Networks) -> None:
+    sly = replace(FREE, recomposition=-10.0)
+    grown = run(networks, range(4), preset=sly)
+    assert max(one.losses["recomposition_growth"] for one in grown) > 0
+    guarded = run(networks, range(4), preset=replace(sly, max_recomposition_growth=0.0))
+    assert all(one.losses["recomposition_after"] <= one.losses["recomposition_before"] for one in guarded)
+
+
 def test_only_the_chosen_variables_move(networks: Networks) -> None:
     sample = a_sample(networks, 0)
     (noise,) = run(networks, [0], variables="noise")
@@ -347,6 +392,7 @@ def test_only_the_chosen_variables_move(networks: Networks) -> None:
 def test_the_preset_of_the_paper_is_its_table() -> None:
     paper = PRESETS["paper"]
     assert (paper.entropy, paper.adversarial, paper.pixel, paper.perceptual) == (1, 1, 10, 100)
+    assert paper.consistency == paper.recomposition == 0
     assert (paper.steps, paper.lr_ws, paper.lr_noise, paper.variables, paper.mode) == (500, 1e-4, 1e-4, "both", "all")
     bounds = (paper.max_area_change, paper.max_drift_ws, paper.max_drift_noise, paper.max_perceptual)
     assert paper.guard == paper.min_soft_ratio == 0 and {*bounds, paper.max_outside_growth} == {float("inf")}
