@@ -40,7 +40,7 @@ class Preset:
     mode: str = "boundary"  # entropy is charged outside the boundary's band; "all": everywhere
     entropy: float = 1.0
     consistency: float = 0.0  # weight of the matte's distance, in the boundary's band, from the original's averaged one
-    recomposition: float = 0.0  # the same of its matte over another background, everywhere
+    recomposition: float = 0.0  # the same of its matte in a mirror and over another background, everywhere
     adversarial: float = 1.0
     pixel: float = 10.0
     perceptual: float = 100.0
@@ -67,9 +67,9 @@ PRESETS = {
         lr_noise=2e-2,
         # A trained network's entropy outside the band is about 0.004 nats: weighted by the paper's 1, or by 100, it
         # would not count beside the other terms, whose own noise in bfloat16 is larger (docs/decisions.md).
-        entropy=2000.0,
-        consistency=1000.0,
-        recomposition=1000.0,
+        entropy=3000.0,
+        consistency=2000.0,
+        recomposition=2000.0,
         adversarial=0.0,  # the two terms above do its work, at less cost
         perceptual=10.0,
         perceptual_px=64,
@@ -79,7 +79,7 @@ PRESETS = {
         max_drift_ws=0.15,
         max_drift_noise=0.25,
         max_perceptual=0.1,
-        max_outside_growth=0.0,
+        max_outside_growth=2e-4,
         max_recomposition_growth=0.0,
     ),
 }
@@ -154,14 +154,16 @@ def matte(image: Tensor, networks: Networks, trimap: Tensor | None = None) -> tu
 
 
 def recomposed_matte(image: Tensor, targets: Targets, networks: Networks, trimap: Tensor | None = None) -> Tensor:
-    """What the matting network sees in the portrait over another background, [N, 1, H, W] in [0, 1].
+    """What the matting network sees in the portrait's mirror image over another background, [N, 1, H, W] in [0, 1].
 
     The portrait is cut out with the averaged matte of its original, and its foreground is the original's, moved as the
-    image moved: the slope goes through the image, never through the matte that cuts.
+    image moved: the slope goes through the image, never through the matte that cuts. Mirrored, because a change that
+    helps in both views is less likely to be an attack on the network in one.
     """
     foreground = targets.foreground + image - targets.image
     moved = losses.composite(targets.averaged, foreground, targets.background)
-    return matte(moved, networks, trimap)[0]
+    trimap = None if trimap is None else trimap.flip(-1)
+    return matte(moved.flip(-1), networks, trimap)[0].flip(-1)
 
 
 def measure(

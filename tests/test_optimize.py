@@ -306,14 +306,14 @@ def test_consistency_is_the_distance_from_the_originals_averaged_matte_in_the_ba
     assert moved.steps > 0 and moved.losses["consistency_after"] < moved.losses["consistency_before"]
 
 
-def test_recomposition_is_the_distance_of_the_matte_over_another_background(networks: Networks) -> None:
+def test_recomposition_is_the_distance_of_the_mirrored_matte_over_another_background(networks: Networks) -> None:
     only = replace(FREE, entropy=0.0, adversarial=0.0, recomposition=10.0)
     (moved,) = run(networks, [0], preset=only)
     image = moved.sample.image[None]
     alpha, cut = networks.matting(image), averaged_matte(networks.matting, image)
     foreground, _ = foreground_method("fast")(image, alpha)
     background = colour_gradient(moved.sample.latents, SIDE)[None]
-    again = networks.matting(cut * foreground + (1 - cut) * background)
+    again = networks.matting((cut * foreground + (1 - cut) * background).flip(-1)).flip(-1)
     assert moved.losses["recomposition_before"] == pytest.approx(float((again - cut).abs().mean()), rel=1e-4)
     assert moved.steps > 0 and moved.losses["recomposition_after"] < moved.losses["recomposition_before"]
 
