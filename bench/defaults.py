@@ -59,10 +59,9 @@ def mattes(rvm: Path | None) -> dict[str, Matte]:
 
 @torch.no_grad()
 def rows(folder: Path, compared: dict[str, Matte]) -> dict[str, dict[str, list[float]]]:
-    """MAD x1000 of every region, and the shares of soft pixels, predicted and true, of each picture, by what is compared."""
-    found: dict[str, dict[str, list[float]]] = {
-        name: {key: [] for key in (*REGIONS, "soft", "true")} for name in compared
-    }
+    """Of each picture, by what is compared: MAD x1000 of every region, and the shares of soft pixels, found and true."""
+    keys = (*REGIONS, "soft", "true")
+    found: dict[str, dict[str, list[float]]] = {name: {key: [] for key in keys} for name in compared}
     for item in tqdm(finetune.items(folder), total=finetune.count_items(folder), unit="picture"):
         alpha = torch.from_numpy(item.alpha)[None, None]
         regions = regions_of(item.alpha, trimap_width=TRIMAP_WIDTH, hair=item.hair)
