@@ -59,7 +59,7 @@ def mattes(rvm: Path | None) -> dict[str, Matte]:
 
 @torch.no_grad()
 def rows(folder: Path, compared: dict[str, Matte]) -> dict[str, dict[str, list[float]]]:
-    """Of each picture, by what is compared: MAD x1000 of every region, and the shares of soft pixels, found and true."""
+    """Of each picture, by what is compared: MAD x1000 of every region, the shares of soft pixels, found and true."""
     keys = (*REGIONS, "soft", "true")
     found: dict[str, dict[str, list[float]]] = {name: {key: [] for key in keys} for name in compared}
     for item in tqdm(finetune.items(folder), total=finetune.count_items(folder), unit="picture"):
