@@ -137,14 +137,15 @@ def parts(networks: Networks, *, batch: int, bf16: bool) -> dict[str, tuple[Call
     image.requires_grad_(True)
     matting, side = folded(networks.matting), OURS.perceptual_px
     features = [each.detach() for each in losses.perceptual_features(networks.perceptual, image, max_side=side)]
-    assert networks.discriminator is not None
-    discriminator = networks.discriminator
     made: dict[str, tuple[Callable[[], Tensor], list[Tensor]]] = {
         "generator": (lambda: networks.generator.synthesis(ws, noise), [ws, *noise]),
         "matting": (lambda: matting(image), [image]),
         "perceptual": (lambda: losses.perceptual(networks.perceptual, image, features, max_side=side), [image]),
-        "discriminator": (lambda: losses.adversarial(discriminator, image), [image]),
     }
+    if OURS.recomposition:
+        made["second view"] = (lambda: matting(image.flip(-1)), [image])
+    if OURS.adversarial and (discriminator := networks.discriminator) is not None:
+        made["discriminator"] = (lambda: losses.adversarial(discriminator, image), [image])
 
     def cast(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def cast_run() -> Tensor:
