@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import count, islice, zip_longest
 from pathlib import Path
@@ -132,6 +132,7 @@ def _matching_discriminator(name: str | None, source: str, generator: gen.Genera
 
 def _config(pipeline: Pipeline, *, n: int, shard_size: int, networks: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that changes a byte of the dataset, and nothing else."""
+    preset = enhancing.PRESETS[str(pipeline.enhancement["preset"])]
     return {
         "format": 1,
         "n": n,
@@ -141,6 +142,8 @@ def _config(pipeline: Pipeline, *, n: int, shard_size: int, networks: Mapping[st
         "slots": pipeline.slots,
         "device": pipeline.device,
         "enhancement": pipeline.enhancement,
+        # What the preset's name means in this version; as words, because JSON has no infinity.
+        "preset": {name: str(value) for name, value in asdict(preset).items()},
         "encoding": pipeline.encoding,
         "networks": {name: network.card["sha256"] for name, network in networks.items()},
         "calibration": pipeline.calibration.sha256 if pipeline.calibration else "uncalibrated",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from mattesmith import cli, shards
+from mattesmith import enhance as enhancing
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--shard-size", "2", "--steps", "2", "--slots", "2")
@@ -134,6 +136,16 @@ def test_other_settings_are_refused_and_named(dataset: Path) -> None:
     before = tree(dataset)
     assert "psi: 0.8 / 0.5" in error_line("generate", "--n", 5, "--out", dataset, *SMALL, "--psi", 0.5)
     assert tree(dataset) == before
+
+
+def test_what_a_preset_means_is_part_of_the_settings(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A later version may give the same preset other weights; half a dataset of each is none."""
+    changed = replace(enhancing.PRESETS["default"], entropy=1.0)
+    monkeypatch.setitem(enhancing.PRESETS, "default", changed)
+    refused = CliRunner().invoke(cli.cli, ["generate", "--n", "5", "--out", str(dataset), *SMALL])
+    assert refused.exit_code != 0 and "preset.entropy: 3000.0 / 1.0" in str(refused.exception)
 
 
 def test_verify_passes_a_whole_dataset_and_names_a_broken_shard(dataset: Path, tmp_path: Path) -> None:
