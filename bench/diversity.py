@@ -10,7 +10,6 @@ people it learnt from than held-out people are; one that collapsed is nearer to 
 import json
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -87,9 +86,16 @@ def descriptors(images: Tensor) -> Tensor:
     ])  # fmt: skip
 
 
-def nearest(a: Tensor, b: Tensor, *, same: bool = False) -> tuple[Tensor, Tensor]:
-    """Of each row of a the NEAREST nearest of b: distances and indices, [N, NEAREST]; `same`: itself does not count."""
+def nearest(a: Tensor, b: Tensor, *, mirrored: Tensor | None = None, same: bool = False) -> tuple[Tensor, Tensor]:
+    """Of each row of a the NEAREST nearest of b: distances and indices, [N, NEAREST].
+
+    Args:
+        mirrored: descriptors of the same people mirrored; the nearer of the two counts.
+        same: a and b are one, and nobody is near to himself.
+    """
     distance = torch.cdist(a, b)
+    if mirrored is not None:
+        distance = torch.minimum(distance, torch.cdist(a, mirrored))
     if same:
         distance.fill_diagonal_(torch.inf)
     found = distance.topk(NEAREST, largest=False)
@@ -124,24 +130,29 @@ def main(renders: Path, n: int, sheet: Path | None) -> None:
 
     train = people_over_grey(people["train"])
     known = descriptors(train)
-    both = torch.cat([known, descriptors(train.flip(3))])  # the generator learns them mirrored, too
+    mirrored = descriptors(train.flip(3))  # the generator learns them mirrored, too
     held = descriptors(people_over_grey(people["test"]))
     print(f"\n{'distance to the nearest':38} {'5 %':>6} {'50 %':>6} {'95 %':>6}")
     line("person learnt from: another of them", nearest(known, known, same=True)[0], f"spread {spread(known):.3f}")
-    line("held-out person: person learnt from", nearest(held, both)[0], f"spread {spread(held):.3f}")
+    line(
+        "held-out person: person learnt from", nearest(held, known, mirrored=mirrored)[0], f"spread {spread(held):.3f}"
+    )
     for psi in (1.0, 0.7):
         images, cut = generated_over_grey(n, psi)
         found = descriptors(cut)
-        distances, indices = nearest(found, both)
+        distances, indices = nearest(found, known, mirrored=mirrored)
         line(f"generated, psi {psi}: person learnt from", distances, f"spread {spread(found):.3f}")
         line(f"generated, psi {psi}: another generated", nearest(found, found, same=True)[0])
         if sheet and psi == 1.0:
-            save_sheet(sheet, images, torch.cat([train, train.flip(3)]), indices)
+            save_sheet(sheet, images, train, indices)
             print(f"look at {sheet}")
 
 
-def save_sheet(path: Path, images: Sequence[Tensor] | Tensor, people: Tensor, indices: Tensor) -> None:
-    """The first generated portraits, unpicked, two groups of columns: each portrait and its nearest people."""
+def save_sheet(path: Path, images: Tensor, people: Tensor, indices: Tensor) -> None:
+    """The first generated portraits, unpicked, two groups of columns: each portrait and its nearest people.
+
+    People are shown as they were rendered, even where their mirror image is the nearer one.
+    """
     rows = [torch.cat([images[i][None], people[indices[i]]]) for i in range(2 * ROWS)]
     save_grid(path, torch.cat(rows), columns=2 * (1 + NEAREST))
 
