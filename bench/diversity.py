@@ -1,6 +1,6 @@
 """How varied the studio's people and the generator's portraits are, and whether the generator copies its people.
 
-    python bench/diversity.py --renders .studio/renders --sheet nearest.png
+    python bench/diversity.py --renders .studio/renders --sheet nearest.png --samples samples.png
 
 Everybody is cut out over grey (renders by their exact mattes, generated portraits by the reference's) and described by
 the embedded perceptual trunk's third block, averaged over 4 x 4 fields. A generator that copies is nearer to the
@@ -31,6 +31,7 @@ SIZE = 128
 SPLITS = ("train", "val", "test")
 NUMBERS = ("age", "gender", "tone", "yaw", "coverage", "soft_share", "hair_share")
 ROWS, NEAREST = 8, 3  # of the sheet
+SHOWN = 40  # unpicked portraits, psi 0.7 above psi 1.0
 
 
 def attributes(renders: Path, people: dict[str, Portraits]) -> None:
@@ -120,7 +121,8 @@ def line(name: str, distances: Tensor, extra: str = "") -> None:
 @click.option(
     "--sheet", type=click.Path(path_type=Path), help="PNG: generated portraits, each with its nearest people."
 )
-def main(renders: Path, n: int, sheet: Path | None) -> None:
+@click.option("--samples", type=click.Path(path_type=Path), help="PNG: unpicked portraits, both psi.")
+def main(renders: Path, n: int, sheet: Path | None, samples: Path | None) -> None:
     """Print the tables."""
     torch.manual_seed(0)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
@@ -137,8 +139,10 @@ def main(renders: Path, n: int, sheet: Path | None) -> None:
     line(
         "held-out person: person learnt from", nearest(held, known, mirrored=mirrored)[0], f"spread {spread(held):.3f}"
     )
+    drawn = []
     for psi in (1.0, 0.7):
         images, cut = generated_over_grey(n, psi)
+        drawn.append(images[:SHOWN])
         found = descriptors(cut)
         distances, indices = nearest(found, known, mirrored=mirrored)
         line(f"generated, psi {psi}: person learnt from", distances, f"spread {spread(found):.3f}")
@@ -146,6 +150,9 @@ def main(renders: Path, n: int, sheet: Path | None) -> None:
         if sheet and psi == 1.0:
             save_sheet(sheet, images, train, indices)
             print(f"look at {sheet}")
+    if samples:
+        save_grid(samples, torch.cat(drawn[::-1]), columns=10)
+        print(f"look at {samples}")
 
 
 def save_sheet(path: Path, images: Tensor, people: Tensor, indices: Tensor) -> None:
