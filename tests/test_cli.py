@@ -115,7 +115,12 @@ def test_interrupted_it_leaves_no_partial_file_and_says_how_to_go_on(tmp_path: P
         "1",
         *SMALL,
     ]
-    victim = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # A suite that runs in the background ignores SIGINT, and its children would, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        victim = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     while not list(out.glob("*.tar*")) and victim.poll() is None:
         time.sleep(0.05)
     os.killpg(victim.pid, signal.SIGINT)
