@@ -153,7 +153,7 @@ def _config(pipeline: Pipeline, *, n: int, shard_size: int, networks: Mapping[st
         },
         "versions": {
             "mattesmith": shards.mattesmith_version(),
-            **shards.library_versions(),
+            **shards.package_versions(),
             **{name: version(name) for name in pipeline.optional_libraries()},
         },
     }

@@ -2,7 +2,7 @@
 
 from .encode import CODECS, Record, encode, gray_from_alpha, member_names, rgb_from_image
 from .export import LAYOUTS, export
-from .manifest import config_hash, finish, library_versions, mattesmith_version, open_dataset, read_config, read_shards
+from .manifest import config_hash, finish, package_versions, mattesmith_version, open_dataset, read_config, read_shards
 from .members import Problem, samples_of
 from .photos import estimated_tile, write_photo
 from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
@@ -37,7 +37,7 @@ __all__ = [
     "gray_from_alpha",
     "is_calibrated",
     "key_of",
-    "library_versions",
+    "package_versions",
     "matte_tile",
     "mattesmith_version",
     "member_names",

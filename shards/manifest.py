@@ -30,7 +30,7 @@ def mattesmith_version() -> str:
     return version("mattesmith")
 
 
-def library_versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of the libraries whose arithmetic or encoding reaches the stored bytes."""
     return {name: version(name) for name in LIBRARIES}
 
@@ -239,7 +239,7 @@ def finish(out: Path, *, config: Mapping[str, Any], n: int, networks: Sequence[M
         "count": count,
         "config": config,
         "config_hash": config_hash(config),
-        "libraries": library_versions(),
+        "libraries": package_versions(),
         "licence": dataset_licence(networks),
         "networks": [dict(card) for card in networks],
         "shards": shards,
