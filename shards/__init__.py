@@ -2,7 +2,7 @@
 
 from .encode import CODECS, Record, encode, gray_from_alpha, member_names, rgb_from_image
 from .export import LAYOUTS, export
-from .manifest import config_hash, finish, package_versions, mattesmith_version, open_dataset, read_config, read_shards
+from .manifest import config_hash, finish, mattesmith_version, open_dataset, package_versions, read_config, read_shards
 from .members import Problem, samples_of
 from .photos import estimated_tile, write_photo
 from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
@@ -37,11 +37,11 @@ __all__ = [
     "gray_from_alpha",
     "is_calibrated",
     "key_of",
-    "package_versions",
     "matte_tile",
     "mattesmith_version",
     "member_names",
     "open_dataset",
+    "package_versions",
     "plan",
     "publish_text",
     "read_config",
