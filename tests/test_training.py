@@ -220,15 +220,6 @@ def test_more_is_augmented_while_the_discriminator_knows_the_portraits(renders, 
     assert again["counts"]["augmentation"] == pytest.approx(0.8 - 2 * 4 / 40)
 
 
-def test_a_snapshot_from_before_adaptation_was_always_augmented(renders, tmp_path):
-    state = generate(renders, tmp_path, max_steps=1)
-    del state["counts"]["augmentation"]
-    for take_up in (Trainer.resume, Trainer.grow):
-        trainer = Trainer(Trunk(), size=16, view=16, seed=0, lr=0.002)
-        take_up(trainer, state)
-        assert trainer.augmentation == projected.MAX_AUGMENTATION
-
-
 def test_a_run_writes_log_pictures_and_weights_that_load(renders, tmp_path):
     export = tmp_path / "weights"
     state = generate(renders, tmp_path, max_steps=6, export=export)
