@@ -178,9 +178,9 @@ def split_of_a_step(networks: Networks, *, batch: int) -> tuple[dict[str, float]
             torch.autograd.grad(run().sum(), inputs)
 
         times[name] = seconds_of(both) / batch * 1000
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            run()
-        flops[name] = 2 * counter.get_total_flops() / batch / 1e9  # the way back to the inputs costs as much again
+        with FlopCounterMode(display=False) as counter:
+            run().sum().backward()  # the counter's hooks refuse `autograd.grad` with leaves
+        flops[name] = counter.get_total_flops() / batch / 1e9
     return times, flops
 
 

@@ -17,7 +17,7 @@ from .closed_form import foreground_method
 from .matting import Matting
 from .objective import PRESETS, Background, Networks, Preset, colour_gradient
 from .perceptual import Perceptual
-from .portrait import Best, Enhanced, enter, finish, remade, unchanged, with_matte
+from .portrait import Best, Enhanced, averaged_matte, enter, finish, remade, unchanged, with_matte
 from .slots import Slots
 
 Reject = Callable[[Sample, Tensor], bool]  # (sample, its alpha [1, H, W]) -> whether to spend no step on it
@@ -170,8 +170,9 @@ def random_control(
             direction = torch.from_numpy(stream.standard_normal(original.shape, dtype="float32")).to(original)
             moved.append((original + scaled_like(direction, final.to(original) - original))[None])
         control = Best(moved[0], tuple(moved[1:]), one.steps, False)
-        image, after = remade(entry, control, networks, chosen)
-        yield with_matte(entry, control, image, after, networks, chosen)
+        image, direct, after = remade(entry, control, networks, chosen)
+        alpha = averaged_matte(matting, image, direct=direct)
+        yield with_matte(entry, control, image, alpha, after, chosen)
 
 
 def scaled_like(direction: Tensor, change: Tensor) -> Tensor:

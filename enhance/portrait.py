@@ -56,14 +56,14 @@ def enter(sample: Sample, networks: Networks, preset: Preset, background: Backgr
     """Everything a sample is compared with, and its terms as it came."""
     device = next(networks.generator.parameters()).device
     image = sample.image[None].to(device)
-    alpha, entropy = matte(image, networks)
-    alpha = alpha.clamp(0, 1)
+    direct, entropy = matte(image, networks)
+    alpha = direct.clamp(0, 1)
     compared = preset.consistency or preset.recomposition
     targets = Targets(
         image=image,
         alpha=alpha,
         entropy=entropy,
-        averaged=averaged_matte(networks.matting, image) if compared else alpha,
+        averaged=averaged_matte(networks.matting, image, direct=direct) if compared else alpha,
         again=alpha.clone(),
         outside=outside_band(alpha),
         foreground=foreground_method(preset.foreground)(image, alpha)[0],
@@ -77,7 +77,8 @@ def enter(sample: Sample, networks: Networks, preset: Preset, background: Backgr
         targets.detail.copy_(image - networks.generator.synthesis(targets.ws, targets.noise).float())
     if preset.recomposition:
         targets.again.copy_(recomposed_matte(image, targets, networks))
-    before = measure(image, alpha, entropy, targets.ws, targets.noise, targets, networks, preset)
+    own = (targets.ws, targets.noise, targets)
+    before = measure(image, alpha, entropy, *own, networks, preset, again=targets.again)
     return Entry(order, sample, targets, before)
 
 
@@ -86,19 +87,21 @@ def finish(entry: Entry, best: Best, networks: Networks, preset: Preset) -> Enha
     """The kept step in float32, or the original where that is no worse by the same measure."""
     if best.steps == 0:
         return unchanged(entry, networks, preset, diverged=best.diverged)
-    image, after = remade(entry, best, networks, preset)
+    image, direct, after = remade(entry, best, networks, preset)
     better = objective(after, preset) < objective(entry.before, preset)
     if not bool(better & within_bounds(after, preset)):
         return unchanged(entry, networks, preset, diverged=best.diverged)
-    return with_matte(entry, best, image, after, networks, preset)
+    alpha = averaged_matte(networks.matting, image, direct=direct)
+    return with_matte(entry, best, image, alpha, after, preset)
 
 
-def remade(entry: Entry, best: Best, networks: Networks, preset: Preset) -> tuple[Tensor, dict[str, Tensor]]:
-    """The portrait of a step [1, 3, H, W] in [-1, 1], made again in float32, and its terms."""
+def remade(entry: Entry, best: Best, networks: Networks, preset: Preset) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The portrait of a step [1, 3, H, W] in [-1, 1], made again in float32, its plain matte, and its terms."""
     made = networks.generator.synthesis(best.ws, best.noise).float()
     image = (made + entry.targets.detail).clamp(-1, 1)
-    alpha, entropy = matte(image, networks)
-    return image, measure(image, alpha.clamp(0, 1), entropy, best.ws, best.noise, entry.targets, networks, preset)
+    direct, entropy = matte(image, networks)
+    own = (best.ws, best.noise, entry.targets)
+    return image, direct, measure(image, direct.clamp(0, 1), entropy, *own, networks, preset)
 
 
 @torch.no_grad()
@@ -108,21 +111,22 @@ def unchanged(
     """The original with its matte: nothing better was found, or nothing was looked for."""
     targets = entry.targets
     best = Best(targets.ws, targets.noise, 0, diverged)
-    return with_matte(entry, best, targets.image, entry.before, networks, preset, rejected=rejected)
+    compared = preset.consistency or preset.recomposition
+    alpha = targets.averaged if compared else averaged_matte(networks.matting, targets.image)
+    return with_matte(entry, best, targets.image, alpha, entry.before, preset, rejected=rejected)
 
 
 def with_matte(
     entry: Entry,
     best: Best,
     image: Tensor,
+    alpha: Tensor,
     after: dict[str, Tensor],
-    networks: Networks,
     preset: Preset,
     *,
     rejected: bool = False,
 ) -> Enhanced:
-    """The record of an image [1, 3, H, W] in [-1, 1], with its final matte and foreground."""
-    alpha = averaged_matte(networks.matting, image)
+    """The record of an image [1, 3, H, W] in [-1, 1] with its final matte [1, 1, H, W], and its foreground."""
     foreground = foreground_method(preset.foreground)(image, alpha)[0].clamp(-1, 1)
     finite = all(bool(value.isfinite().all()) for value in (image, alpha, foreground, *after.values()))
     return Enhanced(
@@ -149,15 +153,24 @@ def _report(before: dict[str, Tensor], after: dict[str, Tensor], preset: Preset)
     return {name: float(value.nan_to_num(0.0, 0.0, 0.0)) for name, value in report.items()}
 
 
-def averaged_matte(matting: Matting, image: Tensor, *, scales: Sequence[float] = (1.0, 1.25)) -> Tensor:
-    """The mean matte of an image and its mirror image at some scales: [N, 3, H, W] in [-1, 1] -> [N, 1, H, W]."""
+def averaged_matte(
+    matting: Matting, image: Tensor, *, scales: Sequence[float] = (1.0, 1.25), direct: Tensor | None = None
+) -> Tensor:
+    """The mean matte of an image and its mirror image at some scales: [N, 3, H, W] in [-1, 1] -> [N, 1, H, W].
+
+    Args:
+        direct: what the network makes of the image itself [N, 1, H, W], if that is known; saves a pass of four.
+    """
     height, width = image.shape[-2:]
     total = image.new_zeros(len(image), 1, height, width)
     for scale in scales:
         size = (round(height * scale), round(width * scale))
         scaled = image if scale == 1 else F.interpolate(image, size=size, mode="bilinear", align_corners=False)
-        direct, mirrored = matting(torch.cat([scaled, scaled.flip(-1)])).float().chunk(2)
-        mean = (direct + mirrored.flip(-1)) / 2
+        if scale == 1 and direct is not None:
+            plain, mirrored = direct, matting(scaled.flip(-1)).float()
+        else:
+            plain, mirrored = matting(torch.cat([scaled, scaled.flip(-1)])).float().chunk(2)
+        mean = (plain + mirrored.flip(-1)) / 2
         if scale != 1:
             mean = F.interpolate(mean, size=(height, width), mode="bilinear", align_corners=False)
         total += mean
