@@ -56,6 +56,11 @@ class Preset:
     max_outside_growth: float = inf  # of the entropy outside the band, in nats; 0: a kept step is surer there
     max_recomposition_growth: float = inf  # of that term
 
+    @property
+    def needs_averaged(self) -> bool:
+        """Whether a term holds mattes to the averaged matte of the original."""
+        return self.consistency != 0 or self.recomposition != 0
+
 
 PRESETS = {
     # The table of arXiv:2208.06601; only the best step is kept here instead of the last.

@@ -58,12 +58,11 @@ def enter(sample: Sample, networks: Networks, preset: Preset, background: Backgr
     image = sample.image[None].to(device)
     direct, entropy = matte(image, networks)
     alpha = direct.clamp(0, 1)
-    compared = preset.consistency or preset.recomposition
     targets = Targets(
         image=image,
         alpha=alpha,
         entropy=entropy,
-        averaged=averaged_matte(networks.matting, image, direct=direct) if compared else alpha,
+        averaged=averaged_matte(networks.matting, image, direct=direct) if preset.needs_averaged else alpha,
         again=alpha.clone(),
         outside=outside_band(alpha),
         foreground=foreground_method(preset.foreground)(image, alpha)[0],
@@ -111,8 +110,7 @@ def unchanged(
     """The original with its matte: nothing better was found, or nothing was looked for."""
     targets = entry.targets
     best = Best(targets.ws, targets.noise, 0, diverged)
-    compared = preset.consistency or preset.recomposition
-    alpha = targets.averaged if compared else averaged_matte(networks.matting, targets.image)
+    alpha = targets.averaged if preset.needs_averaged else averaged_matte(networks.matting, targets.image)
     return with_matte(entry, best, targets.image, alpha, entry.before, preset, rejected=rejected)
 
 

@@ -480,6 +480,22 @@ def test_adam_leaves_an_inactive_slot_alone_whatever_its_gradient() -> None:
     assert value[1].item() == pytest.approx(0.5)
 
 
+def test_a_known_plain_matte_changes_nothing_of_the_averaged_one(networks: Networks) -> None:
+    image = a_sample(networks, 0).image[None]
+    direct = networks.matting(image)
+    torch.testing.assert_close(averaged_matte(networks.matting, image, direct=direct),
+                               averaged_matte(networks.matting, image), rtol=0, atol=1e-5)  # fmt: skip
+
+
+@pytest.mark.parametrize("recomposition", [0.0, 1.0])
+def test_a_kept_original_has_its_averaged_matte(networks: Networks, recomposition: float) -> None:
+    sample = a_sample(networks, 0)
+    (out,) = run(networks, [0], preset=replace(FREE, recomposition=recomposition), steps=0)
+    torch.testing.assert_close(out.alpha, averaged_matte(networks.matting, sample.image[None])[0], rtol=0, atol=1e-5)
+    if recomposition:
+        assert out.losses["recomposition_before"] == out.losses["recomposition_after"] > 0
+
+
 def test_the_averaged_matte_of_a_pixelwise_network_is_its_matte_and_stays_in_range() -> None:
     left: Any = lambda image: (image.mean(1, keepdim=True) > 0).float() * 1.5  # noqa: E731
     image = -torch.ones(1, 3, 8, 8)
