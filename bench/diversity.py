@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from mattesmith import enhance as enhancing
 from mattesmith import gen
-from mattesmith.shards.light import LINEAR, blend
+from mattesmith.enhance.light import LINEAR, blend
 from mattesmith.studio.benchmark import described
 from mattesmith.studio.composites import Portraits, load_portraits, planes
 from mattesmith.studio.grids import save_grid

@@ -8,7 +8,7 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ GENERATED = ("raw", "first", "best")
 SECONDS = {"raw": 0.6, "enhanced": 2.5}  # of CPU a portrait at 128 px, measured; only the estimate needs them
 
 Settings = Mapping[str, Any]
+Layers = tuple[Tensor, Tensor, Tensor]  # image and foreground [3, H, W] in [-1, 1], alpha [1, H, W] between them
+Portraits = Callable[[Path, list[str]], Iterator[Layers]]  # of a folder's names
 
 
 # Before anything is made
@@ -113,7 +115,7 @@ def make_exact(state: Path, renders: Path, settings: Settings) -> None:
             write_benchmark(renders, state / name, size=size, num=num, seed=BACKGROUNDS[name], split=split, keys=keys)
     without_foregrounds(state / "labelled", state / "labelled-own")
     for name in ("labelled", "exact"):
-        as_shards(state / name, state / "shards" / name)
+        as_shards(state / name, state / "shards" / name, exact_portraits)
 
 
 def without_foregrounds(folder: Path, out: Path) -> None:
@@ -124,27 +126,43 @@ def without_foregrounds(folder: Path, out: Path) -> None:
             (out / layer).symlink_to(Path("..") / folder.name / layer)
 
 
-def as_shards(folder: Path, out: Path) -> None:
+def as_shards(folder: Path, out: Path, portraits: Portraits) -> None:
     """A folder of exact portraits as a dataset, so that the reader treats it as it treats generated ones."""
     if (out / DATASET).exists():
         return
     names = list(files_of(folder / "image"))
-    config = {"format": 1, "n": len(names), "shard_size": SHARD_SIZE, "exact": folder.name}
+    config = {"format": 1, "n": len(names), "shard_size": SHARD_SIZE, out.name: folder.name}
     card = {"name": "studio renders", "licence": "Apache-2.0", "source": "mattesmith studio", "sha256": ""}
     with shards.open_dataset(out, config) as committed:
         for shard, quota in shards.plan(len(names), SHARD_SIZE):
             if shard not in committed:
-                chosen = names[shard * SHARD_SIZE :][:quota]
-                shards.write_shard(out, shard, quota, exact_portraits(folder, shard, chosen), max_candidates=quota)
+                chosen = portraits(folder, names[shard * SHARD_SIZE :][:quota])
+                shards.write_shard(out, shard, quota, dressed(shard, chosen), max_candidates=quota)
         shards.finish(out, config=config, n=len(names), networks=[card])
 
 
-def exact_portraits(folder: Path, shard: int, names: list[str]) -> Iterator[filters.Scored]:
+def exact_portraits(folder: Path, names: list[str]) -> Iterator[Layers]:
+    """Rendered portraits with what is known of them."""
+    for name in names:
+        image, foreground = (planes(folder / layer / f"{name}.png") for layer in ("image", "fg"))
+        yield image, torch.from_numpy(read_matte(folder / "alpha" / f"{name}.png"))[None], foreground
+
+
+@torch.no_grad()
+def relabelled_portraits(folder: Path, names: list[str]) -> Iterator[Layers]:
+    """The same pictures with the mattes and foregrounds that the pipeline would give them."""
+    matting = enhancing.load_matting("default")
+    for name in names:
+        image = planes(folder / "image" / f"{name}.png")
+        alpha = enhancing.averaged_matte(matting, image[None])
+        foreground, _ = enhancing.foreground_method("fast")(image[None], alpha)
+        yield image, alpha[0], foreground[0]
+
+
+def dressed(shard: int, portraits: Iterator[Layers]) -> Iterator[filters.Scored]:
     """Rendered portraits in the dress of generated ones."""
     nothing = torch.zeros(0)
-    for candidate, name in enumerate(names):
-        image, foreground = (planes(folder / layer / f"{name}.png") for layer in ("image", "fg"))
-        alpha = torch.from_numpy(read_matte(folder / "alpha" / f"{name}.png"))[None]
+    for candidate, (image, alpha, foreground) in enumerate(portraits):
         sample = gen.Sample(gen.Latents(0, shard, candidate, nothing), nothing, (), image)
         enhanced = enhancing.Enhanced(sample, nothing, (), image, alpha, foreground, {}, 0)
         yield filters.Scored(enhanced, {}, filters.UNCALIBRATED, None)

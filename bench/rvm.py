@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from skimage.data import astronaut
 
-from mattesmith.enhance import composite, estimate_foreground, load_matting
+from mattesmith.enhance import composite, foreground_method, load_matting
 from mattesmith.enhance.matting.onnx import PASSES, downsample_ratio
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +62,7 @@ def main(file: Path, out: Path) -> None:
     unit = (image + 1) / 2  # what the network is fed
     difference = np.abs(alpha.numpy() - runtime_alpha(file, unit.numpy())).max()
 
-    foreground, _ = estimate_foreground(image, alpha)
+    foreground, _ = foreground_method("fast")(image, alpha)
     green = torch.tensor([-1.0, 0.4, -0.6]).view(1, 3, 1, 1)
     views = [image, alpha.expand(-1, 3, -1, -1) * 2 - 1]
     views += [composite(alpha, foreground, new) for new in (checkerboard(image.shape[-1]), green)]

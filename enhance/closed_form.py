@@ -8,6 +8,7 @@ Both run on one CPU core, in float64, one picture after the other, and give no g
 """
 
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -17,12 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .foreground import estimate_foreground
+from .light import decoded, encoded
 
 FOREGROUNDS = ("fast", "pymatting")
+Estimate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # image, alpha -> foreground, background
 
 
-def foreground_method(name: str) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def foreground_method(name: str) -> Estimate:
     """The function (image, alpha) -> (foreground, background) of a name: "fast" (ours) or "pymatting".
+
+    Both look at linear light, in which lenses mix colours and the shards' reader composites: so the colours in soft
+    hair are the person's own (docs/decisions.md), whatever they are composited with later.
 
     Raises:
         ValueError: an unknown name, or pymatting is missing.
@@ -30,9 +36,15 @@ def foreground_method(name: str) -> Callable[[Tensor, Tensor], tuple[Tensor, Ten
     if name not in FOREGROUNDS:
         raise ValueError(f"unknown foreground method {name!r}; known: {', '.join(FOREGROUNDS)}")
     if name == "fast":
-        return estimate_foreground
+        return partial(in_linear_light, estimate_foreground)
     pymatting()
-    return multilevel_foreground
+    return partial(in_linear_light, multilevel_foreground)
+
+
+def in_linear_light(estimate: Estimate, image: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Foreground and background of an sRGB picture as they are estimated from its linear light; all in [-1, 1]."""
+    foreground, background = estimate(decoded(image), alpha)
+    return encoded(foreground), encoded(background)
 
 
 def multilevel_foreground(image: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:

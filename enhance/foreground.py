@@ -18,8 +18,7 @@ of a wide box blur, which mixes background into soft hair: over 12 studio portra
 backgrounds, F was off by 0.05 to 0.08 of the colour range where 0.1 < alpha < 0.98 with the blur (windows 90 and 6 px
 for a side of 1000), and by 0.012 to 0.020 with this, at about the same cost.
 
-The composite is taken in the given colour space. Pictures are sRGB and lenses mix light linearly, but matting networks
-are trained on sRGB composites, and a composite onto a new background must undo exactly what was assumed here.
+The composite is taken in the given colour space; `foreground_method` gives it linear light.
 """
 
 import torch

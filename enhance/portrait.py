@@ -125,7 +125,7 @@ def with_matte(
     rejected: bool = False,
 ) -> Enhanced:
     """The record of an image [1, 3, H, W] in [-1, 1] with its final matte [1, 1, H, W], and its foreground."""
-    foreground = foreground_method(preset.foreground)(image, alpha)[0].clamp(-1, 1)
+    foreground = foreground_method(preset.foreground)(image, alpha)[0]
     finite = all(bool(value.isfinite().all()) for value in (image, alpha, foreground, *after.values()))
     return Enhanced(
         sample=entry.sample,

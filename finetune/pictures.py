@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ..enhance.light import LINEAR, blend
 from ..gen import random_stream
 from ..shards import read_shards, samples_of
 from ..shards.backgrounds import drawn
-from ..shards.light import LINEAR, blend
 from ..shards.read import member
 
 PICTURES = (".png", ".jpg", ".jpeg")

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from .light import LINEAR, linear_from_srgb
+from ..enhance.light import LINEAR, linear_from_srgb
 
 Background = Callable[[np.random.Generator, int, int], Tensor]
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}

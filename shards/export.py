@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from ..enhance import estimate_foreground
+from ..enhance import foreground_method
 from .encode import png, rgb_from_image
 from .manifest import config_hash, read_config
 from .members import decode, samples_of
@@ -133,5 +133,5 @@ def background_of(key: str, files: Mapping[str, bytes]) -> np.ndarray:
     """Estimated background [H, W, 3] uint8, its colours extended behind the person."""
     rgb, alpha = decoded(key, files, "image"), decoded(key, files, "alpha")
     image = torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
-    _, background = estimate_foreground(image, torch.from_numpy(alpha.astype(np.float32))[None, None] / 255)
+    _, background = foreground_method("fast")(image, torch.from_numpy(alpha.astype(np.float32))[None, None] / 255)
     return rgb_from_image(background[0])

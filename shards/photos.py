@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..enhance import EnhancedPhoto, estimate_foreground
+from ..enhance import EnhancedPhoto, foreground_method
 from .encode import gray_from_alpha, png, rgb_from_image
 from .sheet import matte_tile
 from .writer import publish_bytes, publish_json
@@ -49,5 +49,5 @@ def comparison(photo: EnhancedPhoto) -> np.ndarray:
 
 def estimated_tile(image: Tensor, alpha: Tensor) -> np.ndarray:
     """`matte_tile` of an image [3, H, W] in [-1, 1] and its matte [1, H, W], the foreground estimated from both."""
-    foreground, _ = estimate_foreground(image[None], alpha[None])
+    foreground, _ = foreground_method("fast")(image[None], alpha[None])
     return matte_tile(rgb_from_image(image), gray_from_alpha(alpha), rgb_from_image(foreground[0]))

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..enhance import trimap_from_alpha
+from ..enhance.light import LINEAR, blend
 from ..gen import random_stream
 from .augment import degraded, graded, jitter, softened
 from .backgrounds import Background, PictureFolder, drawn
-from .light import LINEAR, blend
 from .members import decode
 from .source import Source, keys_of, open_source, stream_samples
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .light import linear_from_srgb, srgb_from_linear
+from ..enhance.light import linear_from_srgb, srgb_from_linear
 from .manifest import read_shards
 from .members import Problem, decode, samples_of
 from .writer import publish_bytes

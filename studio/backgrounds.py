@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
-from ..shards.light import linear_from_srgb, srgb_from_linear
+from ..enhance.light import linear_from_srgb, srgb_from_linear
 
 Floats = NDArray[np.float32]
 Family = Callable[[np.random.Generator, int], Floats]

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ..enhance.light import LINEAR, blend
 from ..enhance.trimap import trimap_from_alpha
-from ..shards.light import LINEAR, blend
 from .backgrounds import background_pool
 from .composites import Portraits, load_portraits, planes
 from .grids import to_rgb

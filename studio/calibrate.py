@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..enhance import Enhanced, Matting, Perceptual, averaged_matte, estimate_foreground
+from ..enhance import Enhanced, Matting, Perceptual, averaged_matte, foreground_method
 from ..enhance.invert import invert
+from ..enhance.light import LINEAR, blend
 from ..filters import Calibration, score
 from ..filters.calibration import NETWORKS
 from ..filters.fitting import Floats, fit_calibration, fit_error, risk_coverage
@@ -31,7 +32,6 @@ from ..finetune.charts import Line, save_chart
 from ..gen import Discriminator, Generator, Latents, Sample, random_stream
 from ..shards import publish_text
 from ..shards.augment import degraded, graded, jitter, softened
-from ..shards.light import LINEAR, blend
 from .backgrounds import background_pool
 from .composites import Portraits, load_portraits, planes
 
@@ -186,7 +186,7 @@ def measure(known: Known, sample: Sample, judges: Judges, *, source: str) -> Mea
     """The final matte of a sample, as an enhancement that keeps the original would give it: its scores, its error."""
     image = sample.image[None]
     alpha = averaged_matte(judges.matting, image)
-    foreground = estimate_foreground(image, alpha)[0].clamp(-1, 1)
+    foreground = foreground_method("fast")(image, alpha)[0]
     enhanced = Enhanced(sample, sample.ws, sample.noise, image[0], alpha[0], foreground[0], {}, 0)
     scores = score(enhanced, judges.matting, judges.second, judges.perceptual, judges.discriminator)
     mad = float((alpha[0] - known.alpha).abs().mean()) * 1000

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..enhance.light import LINEAR, blend, linear, linear_from_srgb, srgb_from_linear
 from ..shards.augment import degraded, graded, jitter, softened
-from ..shards.light import LINEAR, blend, linear, linear_from_srgb, srgb_from_linear
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mattesmith.shards.light import linear_from_srgb, srgb_from_linear
+from mattesmith.enhance.light import linear_from_srgb, srgb_from_linear
 from mattesmith.studio.backgrounds import (
     ALL,
     SOFT,

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mattesmith.enhance.closed_form import closed_form_alpha, foreground_method, multilevel_foreground
+from mattesmith.enhance.closed_form import FOREGROUNDS, closed_form_alpha, foreground_method, multilevel_foreground
 from mattesmith.enhance.foreground import estimate_foreground
+from mattesmith.enhance.light import decoded, encoded, linear_from_srgb
 
 RED, BLUE = torch.tensor([0.8, -0.8, -0.8]).view(1, 3, 1, 1), torch.tensor([-0.8, -0.8, 0.8]).view(1, 3, 1, 1)
 
@@ -50,12 +51,20 @@ def test_both_colours_of_a_blend_are_found() -> None:
     torch.testing.assert_close(foreground, ours, atol=0.05, rtol=0)
 
 
-def test_methods_are_named() -> None:
-    assert foreground_method("fast") is estimate_foreground
+def test_a_method_undoes_a_mixture_of_light_for_sRGB_pictures() -> None:
+    alpha = ramp()
+    for name in FOREGROUNDS:
+        if name == "pymatting":
+            need_pymatting()
+        found = foreground_method(name)(encoded(blend(alpha)), alpha)
+        for colours, light in zip(found, (RED, BLUE), strict=True):
+            torch.testing.assert_close(colours, encoded(light).expand_as(colours), atol=0.05, rtol=0)
+        assert (found[0] - estimate_foreground(encoded(blend(alpha)), alpha)[0]).abs().max() > 0.1  # sRGB mixes so
+
+
+def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown foreground method 'slow'; known: fast, pymatting"):
         foreground_method("slow")
-    need_pymatting()
-    assert foreground_method("pymatting") is multilevel_foreground
 
 
 def test_a_trimap_that_says_nothing_is_refused() -> None:
@@ -78,3 +87,12 @@ def test_the_number_of_torchs_threads_stays_what_it_was() -> None:
     code += "package(); print(torch.get_num_threads())"  # in a process of its own: only the first import does it
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
+
+
+def test_light_is_decoded_and_encoded_as_the_standard_says() -> None:
+    srgb = torch.linspace(-1, 1, 256)
+    levels = torch.from_numpy(linear_from_srgb((srgb.numpy() + 1) / 2))
+    torch.testing.assert_close((decoded(srgb) + 1) / 2, levels, atol=1e-6, rtol=0)
+    torch.testing.assert_close(encoded(decoded(srgb)), srgb, atol=1e-5, rtol=0)
+    assert encoded(torch.tensor([-1.0, 1.0])).tolist() == pytest.approx([-1, 1], abs=1e-6)
+    assert encoded(torch.tensor([float("nan")])).isnan().all()  # what diverged stays visible

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mattesmith.enhance.light import SRGB, blend
 from mattesmith.shards.augment import coded_and_decoded, gaussian
-from mattesmith.shards.light import SRGB, blend
 from mattesmith.studio.composites import (
     flipped,
     load_portraits,

@@ -21,7 +21,6 @@ from mattesmith.enhance import (
     enhance,
     entropy,
     foreground_method,
-    multilevel_foreground,
     outside_band,
     random_control,
 )
@@ -286,7 +285,7 @@ def test_the_foreground_is_the_one_that_was_asked_for(networks: Networks) -> Non
     if find_spec("pymatting") is None:  # an import here would change the number of torch's threads
         pytest.skip("pymatting is missing")
     (out,) = run(networks, [0], foreground="pymatting", steps=0)
-    expected, _ = multilevel_foreground(out.image[None], out.alpha[None])
+    expected, _ = foreground_method("pymatting")(out.image[None], out.alpha[None])
     assert torch.equal(out.foreground, expected[0])
     (fast,) = run(networks, [0], foreground="fast", steps=0)
     assert not torch.equal(out.foreground, fast.foreground)

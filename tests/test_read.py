@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader
 
 from mattesmith import shards
 from mattesmith.enhance import Enhanced
+from mattesmith.enhance.light import LINEAR, blend
 from mattesmith.filters import Scored
 from mattesmith.gen import Latents, Sample
 from mattesmith.shards import read
 from mattesmith.shards.backgrounds import FAMILIES, PictureFolder, drawn
-from mattesmith.shards.light import LINEAR, blend
 from mattesmith.shards.members import decode
 from mattesmith.shards.read import Composites, block, window
 

@@ -32,6 +32,18 @@ def linear(srgb: Tensor) -> Tensor:
     return LINEAR[(srgb.clamp(0, 1) * 255 + 0.5).long()]
 
 
+def decoded(image: Tensor) -> Tensor:
+    """Linear light of an sRGB image, both in [-1, 1], by the formula, on any device."""
+    srgb = ((image.float() + 1) / 2).clamp(0, 1)
+    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4) * 2 - 1
+
+
+def encoded(image: Tensor) -> Tensor:
+    """The inverse of `decoded`."""
+    light = ((image + 1) / 2).clamp(0, 1)
+    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055) * 2 - 1
+
+
 def blend(foreground: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
     """alpha F + (1 - alpha) B in linear light, as sRGB.
 
