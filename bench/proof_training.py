@@ -1,5 +1,6 @@
 """The arms of a proof, and the small network that every one of them trains: a process and a thread each, resumable."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -19,12 +20,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from mattesmith import finetune, shards
-from mattesmith.enhance.matting.unet import UNet, doubled
+from mattesmith.enhance.matting.unet import GlobalContext, ResidualBlock, doubled
 from mattesmith.finetune.feed import ORIGINALS, Feed, on_device
 from mattesmith.finetune.networks import recipe_of
 from mattesmith.finetune.train import Run
 
-WIDTHS = (16, 32, 64, 96)  # channels at 1/4, 1/8, 1/16, 1/32
+WIDTHS = (16, 32, 64, 96, 128)  # channels at 1/2, 1/4, 1/8, 1/16, 1/32
 STUDENT = "proof_training:student"
 LATER = 1000  # added to the seed behind the start, so that no arm is shown the start's composites again
 NUM_TIMED = 6  # steps of the estimate
@@ -53,24 +54,38 @@ ARMS: Mapping[str, Arm] = {
 
 
 class Student(nn.Module):
-    """A U-Net on the picture at half its size, and two convolutions that mend its matte at full size; 0.6 M parameters.
+    """A U-Net with features from 1/2 to 1/32, whose matte comes as blocks of 2 x 2 pixels; 1.4 M parameters.
 
-    Half the size, because on one core what counts is how many pictures are seen: 7 ms each instead of 14 (128 px).
+    Nothing is convolved at full size, where one core needs most of its time: 14 ms a picture of 128 px instead of 18.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.coarse = UNet(WIDTHS)
-        self.read = nn.Conv2d(16, 16, 3, padding=1)
-        self.mend = nn.Conv2d(16, 4, 3, padding=1)
-        nn.init.zeros_(self.mend.weight)  # the coarse matte comes first
+        self.stem = nn.Conv2d(12, WIDTHS[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c_in, c_out, 2, 2), ResidualBlock(c_out, c_out))
+            for c_in, c_out in itertools.pairwise(WIDTHS)
+        )
+        self.context = GlobalContext(WIDTHS[-1])
+        self.bottom = ResidualBlock(WIDTHS[-1], WIDTHS[-1])
+        self.reduce = nn.ModuleList(nn.Conv2d(c_deep, c_here, 1) for c_here, c_deep in itertools.pairwise(WIDTHS))
+        self.up = nn.ModuleList(ResidualBlock(2 * c_here, c_here) for c_here in WIDTHS[1:-1])
+        self.read = nn.Conv2d(12 + 2 * WIDTHS[0], 24, 3, padding=1)
+        self.mend = nn.Conv2d(24, 24, 3, padding=1)
+        self.predict = nn.Conv2d(24, 4, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Alpha [N, 1, H, W] in [0, 1] of images [N, 3, H, W] in [-1, 1], H and W multiples of 32."""
-        coarse = doubled(self.coarse.logits(F.avg_pool2d(image, 2)))
-        both = F.pixel_unshuffle(torch.cat([image, coarse], 1), 2)  # [N, 16, H/2, W/2]
-        mended = coarse + F.pixel_shuffle(self.mend(F.relu(self.read(both))), 2)
-        return torch.sigmoid(mended.float())
+        blocks = F.pixel_unshuffle(image, 2)  # [N, 12, H/2, W/2]
+        features = [F.relu(self.stem(blocks))]
+        for down in self.down:
+            features.append(down(features[-1]))
+        x = self.bottom(self.context(features.pop()))
+        for reduce, up in zip(reversed(self.reduce[1:]), reversed(self.up), strict=True):
+            x = up(torch.cat([features.pop(), doubled(reduce(x))], 1))
+        x = F.relu(self.read(torch.cat([blocks, features.pop(), doubled(self.reduce[0](x))], 1)))
+        x = F.relu(self.mend(x))
+        return torch.sigmoid(F.pixel_shuffle(self.predict(x), 2).float())
 
 
 def student() -> nn.Module:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from mattesmith import shards
-from mattesmith.enhance import Enhanced
+from mattesmith.enhance import Enhanced, averaged_matte, foreground_method, load_matting
 from mattesmith.filters import Scored
 from mattesmith.finetune.snapshots import load_state
 from mattesmith.gen import Latents, Sample
@@ -248,6 +248,21 @@ def test_without_foregrounds_the_labelled_portraits_keep_their_backgrounds_every
     assert shares == [[0.2, 0.2, 0.2], [1.0, 1.0, 0.2]]
     assert [{jobs[arm].settings["real"].name for arm in "bf"} for jobs in plans] == [{"labelled"}, {"labelled-own"}]
     assert not {job.out for job in plans[0].values()} & {job.out for job in plans[1].values()}
+
+
+def test_relabelled_portraits_have_the_mattes_of_the_pipeline_and_the_pictures_of_the_folder(tmp_path: Path) -> None:
+    material = module("_material")
+    (tmp_path / "image").mkdir()
+    pixels = np.random.default_rng(0).integers(256, size=(2, 64, 64, 3)).astype(np.uint8)
+    for name, picture in zip("01", pixels, strict=True):
+        Image.fromarray(picture).save(tmp_path / "image" / f"{name}.png")
+    matting = load_matting("default")
+    for (image, alpha, foreground), picture in zip(
+        material.relabelled_portraits(tmp_path, ["0", "1"]), pixels, strict=True
+    ):
+        assert np.array_equal(((image + 1) * 127.5).round().permute(1, 2, 0).numpy(), picture)
+        assert torch.equal(alpha, averaged_matte(matting, image[None])[0]) and alpha.std() > 0
+        assert torch.equal(foreground, foreground_method("fast")(image[None], alpha[None])[0][0])
 
 
 def test_the_student_gives_a_matte_and_every_weight_learns() -> None:
