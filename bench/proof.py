@@ -73,13 +73,13 @@ PREFACE = (
     "--shard-size", type=click.IntRange(1), default=125, show_default=True, help="Lost at most to a kill, a worker."
 )
 @click.option("--size", type=click.IntRange(32), default=128, show_default=True, help="Pixels, a multiple of 32.")
-@click.option("--validation", type=click.IntRange(1, 128), default=40, show_default=True, help="Portraits, exact.")
+@click.option("--validation", type=click.IntRange(1, 128), default=128, show_default=True, help="Portraits, exact.")
 @click.option("--test", type=click.IntRange(0), default=0, show_default=True, help="Portraits; 0: each person once.")
 @click.option("--arms", default="abcdefg", show_default=True, help="Which; a is always among them.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings an arm.")
 @click.option("--network", default=training.STUDENT, show_default=True, help="The student, package.module:factory.")
-@click.option("--start-steps", type=click.IntRange(1), default=1500, show_default=True, help="Of a.")
-@click.option("--steps", type=click.IntRange(1), default=800, show_default=True, help="Of every other arm.")
+@click.option("--start-steps", type=click.IntRange(1), default=4000, show_default=True, help="Of a.")
+@click.option("--steps", type=click.IntRange(1), default=4000, show_default=True, help="Of every other arm.")
 @click.option("--start-lr", type=click.FloatRange(0, 1, min_open=True), default=2e-3, show_default=True, help="Of a.")
 @click.option(
     "--lr", type=click.FloatRange(0, 1, min_open=True), default=1e-3, show_default=True, help="Of every other arm."
