@@ -7,9 +7,10 @@ with the same steps, rate, batch and seeds: on more of the same (b), or with gen
 batch, raw (c), enhanced (d), filtered (e), over new backgrounds (f), or with exact mattes of other people (g), the
 upper bound. The labelled portraits stay in all arms and are varied in all of them alike, new backgrounds included,
 since their foregrounds are known (or not, with --labelled-backgrounds own); so b is what a user without mattesmith
-would do. An arm more, with --arms abcdefgh, has the people of g with the mattes that the reference network gives them
-(h): what it loses against g is the labels' part of what f lacks, the rest is the generator's. Stopped in any way, the
-same command goes on.
+would do. What f lacks against g is told apart by three arms more, with --arms abcdefghij: the people of g with
+foregrounds estimated from their exact mattes (h), with the reference network's mattes as well (i; it has learnt from
+half of these people), and f without the filter (j). From i to j all that changes is who drew the pictures. Stopped in
+any way, the same command goes on.
 """
 
 import fcntl
@@ -106,7 +107,7 @@ def main(
     """Make the material, train all arms, print the table."""
     torch.set_num_threads(1)
     if unknown := set(arms) - training.ARMS.keys():
-        raise click.UsageError(f"--arms {arms}: unknown {', '.join(sorted(unknown))}; known are a to h")
+        raise click.UsageError(f"--arms {arms}: unknown {', '.join(sorted(unknown))}; known are a to j")
     sums = material.network_sums()
     settings: dict[str, Any] = {
         "labelled": labelled, "n": n, "keep_quantile": keep_quantile, "by": by, "samples": round(keep_quantile * n),
@@ -121,9 +122,9 @@ def main(
             lr=lr, batch=batch, size=size, real_share=real_share, labelled_backgrounds=labelled_backgrounds,
         )  # fmt: skip
         click.echo(estimate(state, settings, planned, num_processes=jobs))
-        if "h" in arms:
-            material.as_shards(state / "exact", state / "shards" / "relabelled", material.relabelled_portraits)
-        if set(arms) & set("cdef"):
+        if set(arms) & set("hi"):
+            material.make_halfway(state)
+        if set(arms) & set("cdefj"):
             material.make_generated(state, settings, workers=jobs)
         training.run_jobs(planned, num_processes=jobs)
 
@@ -208,7 +209,7 @@ def described(state: Path, settings: Mapping[str, Any], planned: list[training.J
             else "over their own backgrounds, as if their foregrounds were not known."
         ),
     ]
-    names = {"raw": "c", "first": "d", "best": "e and f", "exact": "g", "relabelled": "h"}
+    names = {"raw": "c", "first": "d and j", "best": "e and f", "exact": "g", "recoloured": "h", "relabelled": "i"}
     for name, arms in names.items():
         folder = state / "shards" / name
         if any(job.place == folder for job in planned):

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,13 @@ def make_exact(state: Path, renders: Path, settings: Settings) -> None:
         as_shards(state / name, state / "shards" / name, exact_portraits)
 
 
+def make_halfway(state: Path) -> None:
+    """What lies between exact and generated portraits: shards/recoloured, and shards/relabelled."""
+    relabelled = partial(recoloured_portraits, matting=enhancing.load_matting("default"))
+    as_shards(state / "exact", state / "shards" / "recoloured", recoloured_portraits)
+    as_shards(state / "exact", state / "shards" / "relabelled", relabelled)
+
+
 def without_foregrounds(folder: Path, out: Path) -> None:
     """The same pictures as most real sets have them: image and alpha alone."""
     out.mkdir(exist_ok=True)
@@ -149,14 +157,14 @@ def exact_portraits(folder: Path, names: list[str]) -> Iterator[Layers]:
 
 
 @torch.no_grad()
-def relabelled_portraits(folder: Path, names: list[str]) -> Iterator[Layers]:
-    """The same pictures with the mattes and foregrounds that the pipeline would give them."""
-    matting = enhancing.load_matting("default")
-    for name in names:
-        image = planes(folder / "image" / f"{name}.png")
-        alpha = enhancing.averaged_matte(matting, image[None])
-        foreground, _ = enhancing.foreground_method("fast")(image[None], alpha)
-        yield image, alpha[0], foreground[0]
+def recoloured_portraits(
+    folder: Path, names: list[str], *, matting: enhancing.Matting | None = None
+) -> Iterator[Layers]:
+    """The same with the foregrounds, and from a matting network the mattes, that the pipeline would give them."""
+    estimate = enhancing.foreground_method("fast")
+    for image, alpha, _ in exact_portraits(folder, names):
+        matte = alpha[None] if matting is None else enhancing.averaged_matte(matting, image[None])
+        yield image, matte[0], estimate(image[None], matte)[0][0]
 
 
 def dressed(shard: int, portraits: Iterator[Layers]) -> Iterator[filters.Scored]:

@@ -49,7 +49,9 @@ ARMS: Mapping[str, Arm] = {
     "e": Arm("a, then enhanced and filtered, as they are", "best", 1.0),
     "f": Arm("a, then enhanced and filtered, over new backgrounds", "best", ORIGINALS),
     "g": Arm("a, then exact mattes of other people, over new backgrounds", "exact", ORIGINALS),
-    "h": Arm("as g, but matted by the reference network", "relabelled", ORIGINALS),
+    "h": Arm("as g, but foregrounds estimated", "recoloured", ORIGINALS),
+    "i": Arm("as h, but matted by the reference network", "relabelled", ORIGINALS),
+    "j": Arm("as f, but not filtered", "first", ORIGINALS),
 }
 
 

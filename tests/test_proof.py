@@ -250,19 +250,22 @@ def test_without_foregrounds_the_labelled_portraits_keep_their_backgrounds_every
     assert not {job.out for job in plans[0].values()} & {job.out for job in plans[1].values()}
 
 
-def test_relabelled_portraits_have_the_mattes_of_the_pipeline_and_the_pictures_of_the_folder(tmp_path: Path) -> None:
+def test_what_lies_halfway_has_the_foregrounds_or_the_mattes_too_that_the_pipeline_gives(tmp_path: Path) -> None:
     material = module("_material")
-    (tmp_path / "image").mkdir()
     pixels = np.random.default_rng(0).integers(256, size=(2, 64, 64, 3)).astype(np.uint8)
-    for name, picture in zip("01", pixels, strict=True):
-        Image.fromarray(picture).save(tmp_path / "image" / f"{name}.png")
-    matting = load_matting("default")
-    for (image, alpha, foreground), picture in zip(
-        material.relabelled_portraits(tmp_path, ["0", "1"]), pixels, strict=True
-    ):
+    for layer in ("image", "alpha", "fg"):
+        (tmp_path / layer).mkdir()
+        for name, picture in zip("01", pixels, strict=True):
+            Image.fromarray(picture[:, :, 0] if layer == "alpha" else picture).save(tmp_path / layer / f"{name}.png")
+    matting, estimate = load_matting("default"), foreground_method("fast")
+    coloured = material.recoloured_portraits(tmp_path, ["0", "1"])
+    matted = material.recoloured_portraits(tmp_path, ["0", "1"], matting=matting)
+    for picture, (image, exact, first), (again, alpha, second) in zip(pixels, coloured, matted, strict=True):
         assert np.array_equal(((image + 1) * 127.5).round().permute(1, 2, 0).numpy(), picture)
-        assert torch.equal(alpha, averaged_matte(matting, image[None])[0]) and alpha.std() > 0
-        assert torch.equal(foreground, foreground_method("fast")(image[None], alpha[None])[0][0])
+        assert np.array_equal((exact[0] * 255).round().numpy(), picture[:, :, 0]) and torch.equal(image, again)
+        assert torch.equal(alpha, averaged_matte(matting, image[None])[0]) and not torch.equal(alpha, exact)
+        for matte, foreground in ((exact, first), (alpha, second)):
+            assert torch.equal(foreground, estimate(image[None], matte[None])[0][0])
 
 
 def test_the_student_gives_a_matte_and_every_weight_learns() -> None:
