@@ -12,6 +12,7 @@ from PIL import Image
 
 from mattesmith import shards
 from mattesmith.enhance import Enhanced
+from mattesmith.enhance.light import decoded, encoded
 from mattesmith.filters import Scored
 from mattesmith.gen import Latents, Sample
 from mattesmith.shards.export import LAYOUTS, export
@@ -21,11 +22,11 @@ CONFIG = {"n": 3}
 
 
 def portraits() -> Iterator[Scored]:
-    """A white person left, a dark wall right; between them a column that is half of each."""
+    """A white person left, a dark wall right; between them a column with two fifths of his light."""
     alpha = torch.zeros(1, 8, 8)
-    alpha[..., :4], alpha[..., 4] = 1, 0.5
+    alpha[..., :4], alpha[..., 4] = 1, 0.4  # 102 of 255: what is stored is exact
     foreground, wall = torch.ones(3, 8, 8), torch.full((3, 8, 8), -0.6)
-    image = alpha * foreground + (1 - alpha) * wall
+    image = encoded(torch.lerp(decoded(wall), decoded(foreground), alpha))
     for candidate in range(9):
         sample = Sample(Latents(1, 0, candidate, torch.zeros(4)), torch.zeros(2, 4), (), image)
         yield Scored(Enhanced(sample, sample.ws, (), image, alpha, foreground, {}, 1), {"coverage": 0.5}, -1.0, None)
@@ -65,10 +66,11 @@ def test_a_background_explains_the_picture_with_its_matte(dataset: Path, tmp_pat
         for name in ("fgr", "pha", "bgr")
     }
     assert pixels["bgr"] == pytest.approx(51, abs=2)  # -0.6, also behind the person
-    alpha = pixels["pha"][..., None] / 255
+    alpha = torch.from_numpy(pixels["pha"][..., None] / 255)
+    back, front = (decoded(torch.from_numpy(pixels[name]) / 127.5 - 1) for name in ("bgr", "fgr"))
     _, members = next(shards.samples_of(dataset / "00000.tar"))
     image = decode("image.png", members["image.png"])
-    assert alpha * pixels["fgr"] + (1 - alpha) * pixels["bgr"] == pytest.approx(image, abs=2)
+    assert (encoded(torch.lerp(back, front, alpha.float())).numpy() + 1) * 127.5 == pytest.approx(image, abs=2)
 
 
 def test_jpeg_images_come_out_as_png(tmp_path: Path) -> None:
