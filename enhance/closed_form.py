@@ -42,7 +42,10 @@ def foreground_method(name: str) -> Estimate:
 
 
 def in_linear_light(estimate: Estimate, image: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Foreground and background of an sRGB picture as they are estimated from its linear light; all in [-1, 1]."""
+    """Foreground and background [N, 3, H, W] of sRGB images [N, 3, H, W], estimated from their linear light.
+
+    All colours are in [-1, 1], alpha [N, 1, H, W] in [0, 1].
+    """
     foreground, background = estimate(decoded(image), alpha)
     return encoded(foreground), encoded(background)
 
