@@ -4,7 +4,8 @@
 
 Everybody is cut out over grey (renders by their exact mattes, generated portraits by the reference's) and described by
 the embedded perceptual trunk's third block, averaged over 4 x 4 fields. A generator that copies is nearer to the
-people it learnt from than held-out people are; one that collapsed is nearer to itself than people are to each other.
+people it learnt from than held-out people are; one that collapsed is nearer to itself than people are to each other;
+one that left people out is farther from those held out than other people are (with as many drawn as were learnt from).
 """
 
 import json
@@ -147,6 +148,7 @@ def main(renders: Path, n: int, sheet: Path | None, samples: Path | None) -> Non
         distances, indices = nearest(found, known, mirrored=mirrored)
         line(f"generated, psi {psi}: person learnt from", distances, f"spread {spread(found):.3f}")
         line(f"generated, psi {psi}: another generated", nearest(found, found, same=True)[0])
+        line(f"held-out person: generated, psi {psi}", nearest(held, found, mirrored=descriptors(cut.flip(3)))[0])
         if sheet and psi == 1.0:
             save_sheet(sheet, images, train, indices)
             print(f"look at {sheet}")
