@@ -12,14 +12,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..gen import Discriminator
+from .light import decoded, encoded
 from .perceptual import Perceptual, block_mean
 
 MIN_PROBABILITY = 1e-5  # the entropy's slope is finite (at most 11.5) from here on
 
 
 def composite(alpha: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
-    """alpha F + (1 - alpha) B; alpha [N, 1, H, W] in [0, 1], colours and result [N, 3, H, W] in [-1, 1]."""
-    return alpha * foreground + (1 - alpha) * background
+    """alpha F + (1 - alpha) B in linear light, where foregrounds are estimated and shards are composited.
+
+    alpha [N, 1, H, W] in [0, 1], sRGB colours and result [N, 3, H, W] in [-1, 1].
+    """
+    return encoded(torch.lerp(decoded(background), decoded(foreground), alpha))
 
 
 # Losses

@@ -76,7 +76,14 @@ def test_perceptual_compares_with_the_stored_features_at_the_given_size() -> Non
 
 def test_composite_takes_the_foreground_where_alpha_is_one() -> None:
     mixed = losses.composite(a_matte(1.0, 0.0, 0.5), torch.ones(1, 3, 1, 3), -torch.ones(1, 3, 1, 3))
-    assert mixed[0, 0, 0].tolist() == [1, -1, 0]
+    half = 1.055 * 0.5 ** (1 / 2.4) - 0.055  # of the light, as sRGB says it
+    assert mixed[0, 0, 0].tolist() == pytest.approx([1, -1, 2 * half - 1], abs=1e-6)
+
+
+def test_a_composites_slope_is_finite_in_black_too() -> None:
+    foreground = torch.tensor([-1.0, -0.999, 0.9]).expand(1, 3, 1, 3).clone().requires_grad_()
+    losses.composite(a_matte(0.5, 0.5, 0.5), foreground, foreground.detach()).sum().backward()
+    assert foreground.grad is not None and foreground.grad.isfinite().all() and (foreground.grad[..., 1:] > 0).all()
 
 
 def test_the_band_lies_around_the_boundary_and_a_speck_has_none() -> None:
