@@ -66,7 +66,7 @@ def dataset_card(dataset: Mapping[str, Any]) -> str:
         "",
         "The matte of an image as it stands is a network's estimate. But a composite",
         "`alpha * fg + (1 - alpha) * background` over a background of your own has `alpha` as its exact matte by",
-        "construction, so train on such composites.",
+        "construction, so train on such composites; best mixed in linear light, in which `fg` was estimated.",
         "",
         *("| member | content |", "|---|---|", *members, ""),
         *("Load it:", "", "```python", "import webdataset"),
