@@ -44,7 +44,7 @@ def lost(x: Tensor) -> Tensor:
 
 
 def measured(image: Tensor, alpha: Tensor) -> Tensor:
-    """[N, 3, H, W] in [-1, 1] and [N, 1, H, W] -> [N, MEASURES]."""
+    """Portraits [N, 3, H, W] in [-1, 1] and their mattes [N, 1, H, W] in [0, 1] -> [N, 4], as MEASURES names them."""
     soft = ((alpha > 0.02) & (alpha < 0.98)).float()
     band = F.max_pool2d(soft, 5, 1, 2)
     room = band.sum((1, 2, 3)).clamp(min=1)
