@@ -869,18 +869,28 @@ EXPORT = click.option("--export", is_flag=True, help="Write the embedded weights
 @studio.command()
 @RENDERS
 @click.option("--count", type=click.IntRange(1), default=2000, show_default=True, help="Identities.")
+@click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="Number of the first identity.")
+@click.option(
+    "--split", "splits", type=click.Choice(["train", "val", "test"]), multiple=True,
+    help="Only the identities of this split; may be given twice [default: all].",
+)  # fmt: skip
 @click.option("--size", type=click.IntRange(16, 2048), default=256, show_default=True, help="Pixels.")
 @SEED
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Processes.")
 @click.option("--sheet", type=FILE, help="Only write a sheet of 100 random renders.")
-def render(renders: Path, count: int, size: int, seed: int, workers: int, sheet: Path | None) -> None:
+def render(
+    renders: Path, count: int, first: int, splits: tuple[str, ...], size: int, seed: int, workers: int,
+    sheet: Path | None,
+) -> None:  # fmt: skip
     """Render portraits with exact alpha; finished ones are skipped."""
     from mattesmith.studio import render as rendering
 
     if sheet is not None:
         rendering.sheet(renders, sheet, 100)
         return
-    rendering.render_portraits(renders, count=count, size=size, seed=seed, workers=workers)
+    rendering.render_portraits(
+        renders, count=count, first=first, splits=splits or rendering.SPLITS, size=size, seed=seed, workers=workers
+    )
 
 
 @studio.command()

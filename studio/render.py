@@ -6,7 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from .scene import build_scene, mitsuba
 from .surfaces import Strands, Surface
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
+SPLITS = ("train", "val", "test")
 MIDDLE_SKIN = 0.35  # luminance of an average light skin's albedo
 
 
@@ -146,21 +147,25 @@ def _single_thread() -> None:
     torch.set_num_threads(1)
 
 
-def render_portraits(out: Path, *, count: int, size: int = 256, seed: int = 0, workers: int = 1) -> list[int]:
-    """Render identities 0 .. count - 1 below `out`; what is there already is kept.
+def render_portraits(
+    out: Path, *, count: int, first: int = 0, splits: Collection[str] = SPLITS, size: int = 256, seed: int = 0,
+    workers: int = 1,
+) -> list[int]:  # fmt: skip
+    """Render those of the `count` identities from `first` on that belong to `splits`; what is there already is kept.
 
     Returns:
         The identities that failed, each reported on the way; the others are complete.
     """
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         (out / split).mkdir(parents=True, exist_ok=True)
-    missing = [i for i in range(count) if not (out / split_of(i) / f"{i:06d}.json").exists()]
+    wanted = [i for i in range(first, first + count) if split_of(i) in splits]
+    missing = [i for i in wanted if not (out / split_of(i) / f"{i:06d}.json").exists()]
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # read by a worker as it starts
         os.environ.setdefault(variable, "1")
     failed: list[int] = []
     with (
         ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _single_thread) as pool,
-        tqdm(total=count, initial=count - len(missing), unit="portrait", desc="render") as bar,
+        tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="portrait", desc="render") as bar,
     ):
         futures: dict[Future[int], int] = {pool.submit(_work, i, out, size, seed): i for i in missing}
         for future in as_completed(futures):

@@ -127,26 +127,46 @@ def decimal(values: np.ndarray) -> np.ndarray:
     return text
 
 
-def write_curves(strands: Strands, path: Path) -> None:
-    """Write strands as the renderer's curve text: a line "x y z radius" a point, an empty line after a strand."""
-    points = np.concatenate([strands.points, strands.radius[..., None]], -1)  # [S, P, 4]
-    text = decimal(points).reshape(len(points), -1, 40)
-    text[..., 39] = ord("\n")
-    blank = np.full((len(points), 1), ord("\n"), np.uint8)
-    np.concatenate([text.reshape(len(points), -1), blank], 1).tofile(path)
+def round_up(count: int) -> int:
+    """The next number of segments for which kernels are compiled: at least 4096, of three leading binary digits.
+
+    The renderer writes a shape's number of segments into its machine code, which takes longer to compile than a
+    portrait to render. So shapes come in few sizes, and a few dozen portraits compile what thousands need.
+    """
+    step = 1 << max(count.bit_length() - 3, 0)
+    return max(4096, -(-count // step) * step)
 
 
-def _strand_texture(strands: Strands) -> Any:
+def write_curves(strands: Strands, path: Path, spare: int, spare_at: np.ndarray) -> None:
+    """Write strands as the renderer's curve text: a line "x y z radius" a point, an empty line after a strand.
+
+    Args:
+        spare: segments that only make up the number, one strand a micrometre thin at `spare_at` [3].
+    """
+    groups = [np.concatenate([strands.points, strands.radius[..., None]], -1)]  # [S, P, 4]
+    if spare:
+        hidden = np.tile(np.append(spare_at, 1e-6), (1, spare + 1, 1))
+        hidden[:, ::2, 0] += 1e-3  # to and fro
+        groups.append(hidden)
+    with path.open("wb") as file:
+        for points in groups:
+            text = decimal(points).reshape(len(points), -1, 40)
+            text[..., 39] = ord("\n")
+            blank = np.full((len(points), 1), ord("\n"), np.uint8)
+            np.concatenate([text.reshape(len(points), -1), blank], 1).tofile(file)
+
+
+def _strand_texture(strands: Strands, spare: int) -> Any:
     """Colour by strand, root to tip.
 
     A curve's v runs over the segments of all strands in order, so one texel a segment, unfiltered, is a colour a
-    segment. Tips are a little paler than roots.
+    segment; black for `spare` more. Tips are a little paler than roots.
     """
     mi = mitsuba()
     segments = strands.points.shape[1] - 1
     ramp = np.linspace(0.92, 1.12, segments, dtype=np.float32)[None, :, None]
     texels = np.clip(strands.colour[:, None] * ramp, 0, 0.95).reshape(-1, 1, 3)
-    texels = np.repeat(texels, 2, 1)
+    texels = np.repeat(np.pad(texels, ((0, spare), (0, 0), (0, 0))), 2, 1)
     return mi.load_dict(
         {"type": "bitmap", "bitmap": mi.Bitmap(np.ascontiguousarray(texels, np.float32)), "raw": True,
          "filter_type": "nearest", "wrap_mode": "clamp"}
@@ -193,15 +213,18 @@ def build_scene(
         scene[f"surface{number}"] = _mesh(
             surface, camera, bsdf, mi.load_dict(_flat((0, 1, 0))) if light is None else None
         )
+    below = np.array(camera.target) - [0, 3, 0]  # where nothing is seen
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         for number, group in enumerate(group for group in strands if len(group.points)):
             path = Path(folder) / f"{number}.txt"
-            write_curves(group, path)
+            segments = len(group.points) * (group.points.shape[1] - 1)
+            spare = round_up(segments) - segments
+            write_curves(group, path, spare, below)
             curves: dict[str, Any] = {"type": "linearcurve", "filename": str(path)}
             if light is None:
                 curves["emitter"] = _flat((1, 0, 0) if group.name in ("hair", "beard") else (0, 1, 0))
             else:
-                curves["bsdf"] = {"type": "principled", "base_color": _strand_texture(group),
+                curves["bsdf"] = {"type": "principled", "base_color": _strand_texture(group, spare),
                                   "roughness": group.roughness, "specular": 0.25, "spec_tint": 0.4}  # fmt: skip
             scene[f"{group.name}{number}"] = mi.load_dict(curves)
     return mi.load_dict(scene, parallel=False)

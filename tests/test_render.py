@@ -13,12 +13,13 @@ from PIL import Image
 pytest.importorskip("mitsuba")
 
 from mattesmith.studio import render as studio_render
+from mattesmith.studio import scene as studio_scene
 from mattesmith.studio.camera import Camera, draw_camera, project
 from mattesmith.studio.denoise import denoise
 from mattesmith.studio.light import Light, captured, directions, draw_light, lamp, temperature
 from mattesmith.studio.passes import coverage, flat_coverage, straight, strand_flow
 from mattesmith.studio.render import Render, develop, from_srgb, render, save, split_of, to_srgb
-from mattesmith.studio.scene import build_scene, cut_out, decimal, mitsuba, newest_llvm
+from mattesmith.studio.scene import build_scene, cut_out, decimal, mitsuba, newest_llvm, round_up
 from mattesmith.studio.surfaces import Strands, Surface
 
 SIZE = 24
@@ -126,6 +127,31 @@ def test_a_cut_goes_across_triangles_exactly_at_one_half() -> None:
 def test_decimal_text_reads_back() -> None:
     values = np.array([0.0, -1.5, 9.999999, 0.000049, -0.123456])
     assert bytes(decimal(values)).split() == [b"+0.000000", b"-1.500000", b"+9.999999", b"+0.000049", b"-0.123456"]
+
+
+def test_shapes_come_in_few_sizes() -> None:
+    counts = np.arange(1, 400_000, 97)
+    sizes = np.array([round_up(int(count)) for count in counts])
+    assert len(set(sizes)) == 28 and sizes.min() == 4096  # 4 an octave
+    assert (sizes >= counts).all() and (sizes[counts > 4096] < 1.25 * counts[counts > 4096]).all()
+    assert [round_up(n) for n in (780, 4097, 229_376, 229_377)] == [4096, 5120, 229_376, 262_144]
+
+
+def test_the_segments_that_make_up_the_number_are_not_seen(monkeypatch: pytest.MonkeyPatch, picture: Render) -> None:
+    monkeypatch.setattr(studio_scene, "round_up", lambda count: count)
+    bare = render([ball()], [rays_of_hair()], CAMERA, white_light(), size=SIZE, colour_samples=16, alpha_samples=64)
+    np.testing.assert_array_equal(bare.alpha, picture.alpha)
+    np.testing.assert_array_equal(bare.hair, picture.hair)
+    assert np.abs(bare.colour - picture.colour).mean() < 1e-3
+
+
+def test_only_the_wanted_identities_are_rendered(tmp_path: Path) -> None:
+    wanted = [i for i in range(10, 40) if split_of(i) == "val"]
+    (tmp_path / "val").mkdir()
+    for identity in wanted:
+        (tmp_path / "val" / f"{identity:06d}.json").write_text("{}")
+    assert studio_render.render_portraits(tmp_path, first=10, count=30, splits=["val"], size=16) == []
+    assert len(list(tmp_path.glob("*/*"))) == len(wanted) > 0
 
 
 def test_projection_agrees_with_the_renderer() -> None:
