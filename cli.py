@@ -196,8 +196,9 @@ def _slots(words: str) -> Decorator:
 
 
 def _precision(words: str) -> Decorator:
-    choice = click.Choice(["bf16", "float32"])
-    return click.option("--precision", type=choice, default="bf16", show_default=True, help=words)
+    words += " auto: bf16 where the processor or GPU has instructions for it."
+    choice = click.Choice(enhancing.PRECISIONS)
+    return click.option("--precision", type=choice, default="auto", show_default=True, help=words)
 
 
 def _check_device(device: str) -> None:
@@ -258,6 +259,7 @@ def generate(
     Run again with the same arguments, it goes on where it stopped and ends with the same bytes.
     """
     _check_device(device)
+    precision = _agreed_precision(precision, device, out)
     pipeline = Pipeline(
         generator=generator, discriminator=discriminator, matting=matting, trimap=trimap, perceptual=perceptual,
         device=device, seed=seed, psi=psi, slots=slots, out=out,
@@ -291,6 +293,17 @@ def generate(
     click.echo(
         f"{out}: {n} portraits in {len(plan)} shards; look at them: python cli.py stats {out} --html report.html"
     )
+
+
+def _agreed_precision(precision: str, device: str, out: Path) -> str:
+    """What "auto" means: what a dataset was begun with, whatever is fast on this machine; bytes depend on it."""
+    if precision == "auto" and (out / shards.CONFIG).is_file():
+        begun = shards.read_config(out).get("enhancement")
+        recorded = begun.get("precision") if isinstance(begun, dict) else None
+        if recorded == "bf16" and not enhancing.bf16_pays(device):
+            click.echo(f"{out}: goes on in bf16, as it was begun, though this machine is many times faster in float32")
+        precision = recorded or precision
+    return enhancing.chosen_precision(precision, device)
 
 
 def _calibrated(pipeline: Pipeline, networks: Mapping[str, Any], limit: float | None) -> Pipeline:

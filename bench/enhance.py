@@ -169,10 +169,11 @@ def seconds_of(run: Callable[[], Any], *, repeats: int = 5) -> float:
 
 
 def split_of_a_step(networks: Networks, *, batch: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Milliseconds and counted GFLOP a portrait and step, forward and backward to the inputs, one thread, bfloat16."""
+    """Milliseconds and counted GFLOP a portrait and step, forward and backward to the inputs, one thread, in the loop's
+    precision."""
     torch.set_num_threads(1)
     times, flops = {}, {}
-    for name, (run, inputs) in parts(networks, batch=batch, bf16=True).items():
+    for name, (run, inputs) in parts(networks, batch=batch, bf16=enhancing.bf16_pays("cpu")).items():
 
         def both(run: Callable[[], Tensor] = run, inputs: list[Tensor] = inputs) -> None:
             torch.autograd.grad(run().sum(), inputs)
@@ -185,9 +186,9 @@ def split_of_a_step(networks: Networks, *, batch: int) -> tuple[dict[str, float]
 
 
 def peak_gflops() -> float:
-    """GFLOP/s of one core in the best case here: a large bfloat16 matrix product."""
+    """GFLOP/s of one core in the best case here: a large matrix product in the loop's precision."""
     torch.set_num_threads(1)
-    a = torch.randn(2048, 2048).bfloat16()
+    a = torch.randn(2048, 2048, dtype=torch.bfloat16 if enhancing.bf16_pays("cpu") else torch.float32)
     return 2 * 2048**3 / seconds_of(lambda: a @ a) / 1e9
 
 
@@ -223,7 +224,7 @@ def step_seconds(networks: Networks, *, batch: int, steps: int = 4) -> float:
     """Wall seconds a portrait and step, one thread."""
     torch.set_num_threads(1)
     preset = never_done(OURS, 1000)
-    slots = Slots(batch, networks, preset, precision="bf16")
+    slots = Slots(batch, networks, preset, precision=enhancing.chosen_precision("auto", "cpu"))
     for slot, sample in enumerate(islice(candidates(networks), batch)):
         slots.fill(slot, enter(sample, networks, preset, enhancing.colour_gradient, order=slot))
     return seconds_of(slots.step, repeats=steps) / batch

@@ -36,7 +36,7 @@ def curves(samples: list[gen.Sample], networks: Networks, preset: Preset) -> np.
     parts = []
     for start in range(0, len(samples), 8):
         group = samples[start : start + 8]
-        slots = Slots(len(group), networks, preset, precision="bf16")
+        slots = Slots(len(group), networks, preset, precision=enhancing.chosen_precision("auto", "cpu"))
         for slot, sample in enumerate(group):
             slots.fill(slot, enter(sample, networks, preset, enhancing.colour_gradient, order=slot))
         rows = []

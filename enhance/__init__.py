@@ -27,12 +27,14 @@ from .perceptual import Perceptual, load_perceptual
 from .photo import Portrait, portrait_of, read_photo, reduced
 from .photos import STATES, EnhancedPhoto, enhance_photos
 from .portrait import Enhanced, averaged_matte
+from .precision import PRECISIONS, autocast, bf16_pays, chosen_precision
 from .trimap import trimap_from_alpha
 
 __all__ = [
     "FOREGROUNDS",
     "FRAMINGS",
     "MATTING_FILES",
+    "PRECISIONS",
     "PRESETS",
     "STATES",
     "Detector",
@@ -48,7 +50,10 @@ __all__ = [
     "Square",
     "adversarial",
     "area_change",
+    "autocast",
     "averaged_matte",
+    "bf16_pays",
+    "chosen_precision",
     "closed_form_alpha",
     "colour_gradient",
     "composite",

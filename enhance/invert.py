@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from ..gen import Generator, Latents, Sample, draw_noise
 from .losses import perceptual, perceptual_features, pixel
 from .perceptual import MAX_SIDE, Perceptual
+from .precision import autocast, chosen_precision
 from .slots import adam_step
 
 SMALLEST_PX = 8  # of a noise map's pyramid
@@ -51,7 +52,7 @@ def invert(
     noise_weight: float = 1e5,
     perceptual_px: int = MAX_SIDE,
     slots: int = 8,
-    precision: str = "bf16",
+    precision: str = "auto",
 ) -> Iterator[Inverted]:
     """The latents of real portraits, in the order in which these come.
 
@@ -65,12 +66,12 @@ def invert(
         pixel_weight, perceptual_weight, noise_weight: of the three losses.
         perceptual_px: the longest side at which the perceptual distance looks.
         slots: portraits in one batch, the last one repeated where fewer are left; it enters the last bits.
-        precision: "bf16" or "float32", of the loop alone; the final image is float32 always.
+        precision: "bf16", "float32", or "auto" for the faster one here; of the loop alone, the final image is float32
+            always.
     """
     if steps < 0 or slots < 1:
         raise ValueError(f"steps must be 0 or more and slots 1 or more, got {steps} and {slots}")
-    if precision not in ("bf16", "float32"):
-        raise ValueError(f'precision must be "bf16" or "float32", got {precision!r}')
+    precision = chosen_precision(precision, next(generator.parameters()).device.type)
     weights = (pixel_weight, perceptual_weight, noise_weight)
     stream = iter(targets)
     while group := list(islice(stream, slots)):
@@ -115,7 +116,7 @@ class Batch:
         """Moves every slot once; one whose losses or gradients are not finite stays where it is from here on."""
         values = [value.detach().requires_grad_() for value in self.values]
         with torch.enable_grad():
-            with torch.autocast(values[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with autocast(values[0].device.type, precision):
                 image = self.generator.synthesis(values[0], values[1:]).float()
                 distance = perceptual(self.network, image, self.features, max_side=self.perceptual_px).float()
             terms = (pixel(image, self.images), distance, noise_correlation(values[1:]))

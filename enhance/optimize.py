@@ -18,6 +18,7 @@ from .matting import Matting
 from .objective import PRESETS, Background, Networks, Preset, colour_gradient
 from .perceptual import Perceptual
 from .portrait import Best, Enhanced, averaged_matte, enter, finish, remade, unchanged, with_matte
+from .precision import chosen_precision
 from .slots import Slots
 
 Reject = Callable[[Sample, Tensor], bool]  # (sample, its alpha [1, H, W]) -> whether to spend no step on it
@@ -39,7 +40,7 @@ def enhance(
     lr_noise: float | None = None,
     slots: int = 8,
     check_every: int = 5,
-    precision: str = "bf16",
+    precision: str = "auto",
     compiled: bool = False,
     background: Background = colour_gradient,
     reject: Reject | None = None,
@@ -57,7 +58,8 @@ def enhance(
         foreground, variables, steps, lr_ws, lr_noise: replace the preset's where given; steps=0 keeps every original.
         slots: portraits in one batch; it enters the last bits of a result, so keep it constant over a dataset.
         check_every: steps between two looks at which slots are done (each waits for the device).
-        precision: "bf16" or "float32", of the loop alone; final image and matte are float32 always.
+        precision: "bf16", "float32", or "auto" for the faster one here; of the loop alone, final image and matte are
+            float32 always.
         compiled: run the generator through torch.compile in the loop: faster after a minute, and it needs a C++
             compiler. Results differ by rounding.
         background: what portraits are composited over for the adversarial loss.
@@ -66,8 +68,7 @@ def enhance(
     chosen = _preset(preset, foreground=foreground, variables=variables, steps=steps, lr_ws=lr_ws, lr_noise=lr_noise)
     if slots < 1 or check_every < 1:
         raise ValueError(f"slots and check_every must be 1 or more, got {slots} and {check_every}")
-    if precision not in ("bf16", "float32"):
-        raise ValueError(f'precision must be "bf16" or "float32", got {precision!r}')
+    precision = chosen_precision(precision, next(generator.parameters()).device.type)
     networks = Networks(generator, discriminator, matting, perceptual, trimap)
     if compiled and not shutil.which(cxx := os.environ.get("CXX", "g++")):
         raise ValueError(f"torch.compile needs a C++ compiler, and found no {cxx}; install one, or do without")

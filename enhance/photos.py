@@ -41,7 +41,7 @@ def enhance_photos(
     *,
     invert_steps: int = 300,
     slots: int = 8,
-    precision: str = "bf16",
+    precision: str = "auto",
     **knobs: Any,
 ) -> Iterator[EnhancedPhoto]:
     """Inverts and enhances portraits, in the order in which they come.

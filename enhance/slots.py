@@ -14,6 +14,7 @@ from .matting.folding import folded
 from .matting.load import trimap_of
 from .objective import Networks, Preset, Targets, matte, measure, objective, within_bounds
 from .portrait import Best, Entry
+from .precision import autocast
 
 
 class Slots:
@@ -79,8 +80,7 @@ class Slots:
     def step(self) -> None:
         """Evaluates every slot, keeps what is best so far, and moves those that go on."""
         values = [value.detach().requires_grad_(index in self.moved) for index, value in enumerate(self.values)]
-        bf16 = self.precision == "bf16"
-        with torch.enable_grad(), torch.autocast(values[0].device.type, torch.bfloat16, enabled=bf16):
+        with torch.enable_grad(), autocast(values[0].device.type, self.precision):
             image = straight_clamp(self.synthesis(values[0], values[1:]).float() + self.targets.detail)
             trimap = self._trimap(image.detach())
             alpha, entropy = matte(image, self.networks, trimap)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..enhance import Matting, trimap_from_alpha
+from ..enhance import Matting, autocast, trimap_from_alpha
 from ..enhance.matting import save_network
 from ..shards import config_hash, mattesmith_version, publish_text, read_config
 from ..shards.card import dataset_licence
@@ -175,10 +175,10 @@ class Run:
             setattr(self, name, state[name])
 
     def train_step(self, image: Tensor, alpha: Tensor, trimap: Tensor | None) -> None:
-        """One update, in bfloat16 where that is safe."""
+        """One update, in bfloat16 where that is safe and pays."""
         self.optimiser.param_groups[0]["lr"] = self.lr * cosine_rate(self.step / self.steps)
         self.network.train()
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device.type):
             loss = self.recipe.loss(self.network, image, alpha, trimap)
         if not loss.isfinite():
             raise ValueError(f"the loss is {loss.item()} at step {self.step}; use a lower --lr than {self.lr:g}")

@@ -2,7 +2,16 @@
 
 from .encode import CODECS, Record, encode, gray_from_alpha, member_names, rgb_from_image
 from .export import LAYOUTS, export
-from .manifest import config_hash, finish, mattesmith_version, open_dataset, package_versions, read_config, read_shards
+from .manifest import (
+    CONFIG,
+    config_hash,
+    finish,
+    mattesmith_version,
+    open_dataset,
+    package_versions,
+    read_config,
+    read_shards,
+)
 from .members import Problem, samples_of
 from .photos import estimated_tile, write_photo
 from .plan import Candidate, TooFewKept, fill_shard, key_of, plan
@@ -16,6 +25,7 @@ from .writer import publish_text, write_shard
 
 __all__ = [
     "CODECS",
+    "CONFIG",
     "LAYOUTS",
     "Candidate",
     "Composites",

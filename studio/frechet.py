@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..enhance import autocast
 from ..gen.networks import Generator
 from .composites import Portraits, studio_portraits
 from .embedded import draw_portraits
@@ -19,7 +20,7 @@ def pooled_features(images: Tensor, trunk: Trunk, *, view: int, batch: int = 32)
     rows = []
     for part in torch.split(images.clamp(-1, 1), batch):
         views = resized(part, view).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             deep = trunk(views)[-2].float()
         rows.append(torch.cat([deep.mean((2, 3)), deep.std((2, 3))], 1))
     return torch.cat(rows).double().numpy()

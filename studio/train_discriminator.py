@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..enhance import autocast
 from ..gen.checkpoints import save_network
 from ..gen.networks import Discriminator, Generator
 from .backgrounds import SOFT, background_pool
@@ -85,7 +86,7 @@ def discriminator_step(
     network: Discriminator, optimiser: torch.optim.Optimizer, real: Tensor, fake: Tensor, *, with_r1: bool
 ) -> float:
     """One update; returns the logistic loss."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu"):
         loss = F.softplus(-network(real)).mean() + F.softplus(network(fake)).mean()
     total = loss
     if with_r1:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from ..enhance import autocast
 from ..gen import load_generator
 from ..gen.checkpoints import save_network
 from ..gen.networks import Generator, grow_from
@@ -105,7 +106,7 @@ class Trainer:
             The generator's loss, the discriminator's, and the mean sign of its logits of the real portraits.
         """
         draws = torch.Generator().manual_seed((self.seed << 32) + self.step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             fake = self.generate(len(real), draws)
             with torch.no_grad():
                 real_features = self.discriminator.features(real, draws, augmentation=self.augmentation)
@@ -120,7 +121,7 @@ class Trainer:
         self.augmentation = adapted(self.augmentation, sign, batch=len(real))
 
         self.discriminator.heads.requires_grad_(False)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             generator_loss = torch.stack([-logits.mean() for logits in self.discriminator(fake_features)]).sum()
         beyond = F.relu(fake.abs() - 1).square().mean()
         self.update(self.optimisers[0], generator_loss + RANGE_WEIGHT * beyond)

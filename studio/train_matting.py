@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..enhance import autocast
 from ..enhance.matting import Matting, load_matting, save_network
 from ..enhance.matting.modnet import MODNet
 from ..enhance.matting.unet import UNet
@@ -226,7 +227,7 @@ class Run:
         """One update at this share of the budget; returns the loss."""
         self.optimiser.param_groups[0]["lr"] = self.recipe.lr * cosine_rate(share)
         self.network.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             loss = self.recipe.loss(self.network, image.contiguous(memory_format=self.recipe.layout), alpha)
         self.step += 1
         update(self.network, self.average, self.optimiser, loss, half_life=min(300, self.step / 5))
