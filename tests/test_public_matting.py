@@ -1,5 +1,6 @@
 """GCA, IndexNet, DIM, P3M-Net and DeepLab compute what the published ones do, with weights made from key names."""
 
+import copy
 import json
 import runpy
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mattesmith.enhance.matting import Matting, load_matting
 
@@ -49,9 +50,9 @@ def inputs(published: Published, case: str) -> list[Tensor]:
     return [first.requires_grad_(), *others]
 
 
-def outputs(published: Published, fed: list[Tensor]) -> dict[str, Tensor]:
+def outputs(published: Published, network: nn.Module, fed: list[Tensor]) -> dict[str, Tensor]:
     """What the bare network says, by the recorded names."""
-    found = published.matting.network(*fed)
+    found = network(*fed)
     if published.name == "p3m":
         named: dict[str, Tensor] = found._asdict()
         return named | {"global": named["logits"]}
@@ -59,8 +60,12 @@ def outputs(published: Published, fed: list[Tensor]) -> dict[str, Tensor]:
 
 
 def test_the_outputs_are_the_published_ones(published: Published) -> None:
+    # In float64: in float32 a near tie in dim's max-pooling goes another way on processors without AVX-512, and the
+    # unpooling then puts a feature elsewhere (0.011 of alpha; 2e-7 in float64).
+    exact = copy.deepcopy(published.matting.network).double()
     for case in published.manifest["cases"]:
-        found = outputs(published, inputs(published, case))
+        with torch.no_grad():
+            found = outputs(published, exact, [tensor.double() for tensor in inputs(published, case)])
         recorded = [name for name in found if f"{case}/{name}" in published.recorded]
         assert recorded
         for name in recorded:
@@ -71,7 +76,7 @@ def test_the_outputs_are_the_published_ones(published: Published) -> None:
 def test_the_gradients_are_the_published_ones(published: Published) -> None:
     for case in published.manifest["cases"]:
         fed = inputs(published, case)
-        found = outputs(published, fed)
+        found = outputs(published, published.matting.network, fed)
         wanted = {"deeplab": "logits", "p3m": "local"}.get(published.name, "alpha")
         target = found[wanted].softmax(1)[:, 1] if wanted == "logits" else found[wanted]
         (gradient,) = torch.autograd.grad(target.sum(), fed[0])
