@@ -1,6 +1,7 @@
 """What more than one test file needs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,17 @@ import pytest
 
 from mattesmith import shards
 from mattesmith.filters import Scored
+
+
+@pytest.fixture
+def need_pymatting() -> Callable[[], None]:
+    """Skips without the package; a bare import would change the number of torch's threads, see test_closed_form.py."""
+
+    def need() -> None:
+        if find_spec("pymatting") is None:
+            pytest.skip("pymatting is missing: it is an optional extra")
+
+    return need
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,12 +16,6 @@ from mattesmith.enhance.light import decoded, encoded, linear_from_srgb
 RED, BLUE = torch.tensor([0.8, -0.8, -0.8]).view(1, 3, 1, 1), torch.tensor([-0.8, -0.8, 0.8]).view(1, 3, 1, 1)
 
 
-def need_pymatting() -> None:
-    """Skips without the package; a bare import here would change the number of torch's threads, see the last test."""
-    if find_spec("pymatting") is None:
-        pytest.skip("pymatting is missing")
-
-
 def ramp() -> Tensor:
     """Alpha [1, 1, 16, 24]: 0 on the left third, 1 on the right one, rising between."""
     return ((torch.arange(24) - 8) / 8).clamp(0, 1).expand(1, 1, 16, 24).contiguous()
@@ -31,7 +25,7 @@ def blend(alpha: Tensor) -> Tensor:
     return alpha * RED + (1 - alpha) * BLUE
 
 
-def test_colours_on_a_line_are_solved_exactly() -> None:
+def test_colours_on_a_line_are_solved_exactly(need_pymatting: Callable[[], None]) -> None:
     need_pymatting()
     alpha = ramp()
     trimap = torch.where((alpha > 0) & (alpha < 1), torch.tensor(0.5), alpha)
@@ -41,7 +35,7 @@ def test_colours_on_a_line_are_solved_exactly() -> None:
     assert torch.equal(found[0], found[1])
 
 
-def test_both_colours_of_a_blend_are_found() -> None:
+def test_both_colours_of_a_blend_are_found(need_pymatting: Callable[[], None]) -> None:
     need_pymatting()
     alpha = ramp()
     foreground, background = multilevel_foreground(blend(alpha), alpha)
@@ -52,7 +46,7 @@ def test_both_colours_of_a_blend_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", FOREGROUNDS)
-def test_a_method_undoes_a_mixture_of_light_for_sRGB_pictures(name: str) -> None:
+def test_a_method_undoes_a_mixture_of_light_for_sRGB_pictures(name: str, need_pymatting: Callable[[], None]) -> None:
     if name == "pymatting":
         need_pymatting()
     alpha = ramp()
@@ -81,7 +75,7 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
         foreground_method("pymatting")
 
 
-def test_the_number_of_torchs_threads_stays_what_it_was() -> None:
+def test_the_number_of_torchs_threads_stays_what_it_was(need_pymatting: Callable[[], None]) -> None:
     need_pymatting()
     code = "import torch; torch.set_num_threads(1); from mattesmith.enhance.closed_form import pymatting as package; "
     code += "package(); print(torch.get_num_threads())"  # in a process of its own: only the first import does it

@@ -2,9 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -282,9 +281,8 @@ def test_without_a_discriminator_there_is_no_adversarial_term(networks: Networks
     assert torch.allclose(out.image, same_weight.image, atol=1e-5)
 
 
-def test_the_foreground_is_the_one_that_was_asked_for(networks: Networks) -> None:
-    if find_spec("pymatting") is None:  # an import here would change the number of torch's threads
-        pytest.skip("pymatting is missing")
+def test_the_foreground_is_the_one_that_was_asked_for(networks: Networks, need_pymatting: Callable[[], None]) -> None:
+    need_pymatting()
     (out,) = run(networks, [0], foreground="pymatting", steps=0)
     expected, _ = foreground_method("pymatting")(out.image[None], out.alpha[None])
     assert torch.equal(out.foreground, expected[0])

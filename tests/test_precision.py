@@ -60,4 +60,5 @@ def test_a_dataset_goes_on_in_the_precision_it_was_begun_in(begun: str, pays: bo
     assert ("goes on in bf16" in done.output) == (begun == "bf16" and not pays)
     other = {"bf16": "float32", "float32": "bf16"}[begun]
     refused = begin(tmp_path / "d", "--precision", other)
+    assert f"enhancement.precision: {begun} / {other}" in str(refused.exception)
     assert refused.exit_code != 0 and recorded(tmp_path / "d") == begun

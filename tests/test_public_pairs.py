@@ -10,7 +10,6 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -301,18 +300,20 @@ def test_a_trimap_network_that_nobody_asks_is_named() -> None:
         pipeline(trimap="second").networks()
 
 
-def test_how_pictures_are_normalised_and_foregrounds_estimated_is_in_the_configuration(matting_files: Any) -> None:
-    def config(setting: str, foreground: str) -> dict[str, Any]:
-        enhancement = {"preset": "paper", "foreground": foreground}
-        made = pipeline(matting=f"onnx:{matting_files('onnx')}{setting}", enhancement=enhancement)
-        networks = {"matting": load_matting(made.matting)}
-        return cli._config(made, n=1, shard_size=1, networks=networks)
+def config_of(matting: str, foreground: str) -> dict[str, Any]:
+    made = pipeline(matting=matting, enhancement={"preset": "paper", "foreground": foreground})
+    return cli._config(made, n=1, shard_size=1, networks={"matting": load_matting(made.matting)})
 
-    base, unit = config("", "fast"), config("@unit", "fast")
+
+def test_how_pictures_are_normalised_is_in_the_configuration(matting_files: Any) -> None:
+    file = f"onnx:{matting_files('onnx')}"
+    base, unit = config_of(file, "fast"), config_of(f"{file}@unit", "fast")
     assert base["networks"] == unit["networks"] and base["normalisations"] != unit["normalisations"]
     assert "onnx2torch" in base["versions"]
-    if find_spec("pymatting") is None:  # an import here would change the number of torch's threads
-        pytest.skip("pymatting is missing")
-    slow = config("", "pymatting")
+
+
+def test_how_foregrounds_are_estimated_is_in_the_configuration(need_pymatting: Callable[[], None]) -> None:
+    need_pymatting()
+    base, slow = config_of("default", "fast"), config_of("default", "pymatting")
     assert base["enhancement"] != slow["enhancement"]
     assert "pymatting" in slow["versions"] and "pymatting" not in base["versions"]
