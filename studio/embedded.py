@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..enhance import autocast
 from ..gen.networks import Generator
 
 CHANNELS = {4: 256, 8: 256, 16: 256, 32: 128, 64: 64, 128: 32, 256: 16}
@@ -24,7 +25,7 @@ def draw_portraits(generator: Generator, num: int, *, psi: float = 1.0, seed: in
     """The same `num` latents for every call, [num, 3, size, size], not clamped."""
     draws = torch.Generator().manual_seed(seed)
     z = torch.randn(num, generator.z_dim, generator=draws)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu"):
         return torch.cat(
             [generator(part, psi, random_noise(generator, len(part), draws)).float() for part in torch.split(z, batch)]
         )

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ..enhance import autocast
+
 FEATURES = (16, 24, 32, 96, 320)  # channels of the frozen network's scales, at 1/2, 1/4 and so on of the side
 MIXED = (32, 48, 64, 128, 128)  # what random mixing makes of them
 PIXELS = 32  # channels of the head on pixels, at half the side
@@ -179,6 +181,6 @@ def resized(image: Tensor, side: int) -> Tensor:
 
 def calibrate(discriminator: ProjectedDiscriminator, portraits: Tensor) -> None:
     """Measures the scale of the frozen features on whole portraits."""
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), autocast("cpu"):
         views = resized(portraits, discriminator.view)
         discriminator.projection.calibrate(discriminator.trunk[0](views))

@@ -369,11 +369,11 @@ def test_the_deep_trunk_is_the_file_s_network_scale_by_scale(tmp_path):
     whole = MobileNetV2().eval()
     whole.load_state_dict(backbone_state(tmp_path / "backbone.pt"))
     image = torch.rand(1, 3, 64, 64) * 2 - 1
-    found = load_deep_trunk(tmp_path / "backbone.pt").float()(image)
+    found = load_deep_trunk(tmp_path / "backbone.pt")(image)  # in float32, as everything is outside an autocast
     assert [tuple(x.shape[1:]) for x in found] == [(16, 32, 32), (24, 16, 16), (32, 8, 8), (96, 4, 4), (320, 2, 2)]
     for got, end in zip(found, (2, 4, 7, 14, 18), strict=True):
         wanted = whole.features[:end](image)
-        assert (got - wanted).abs().mean() < 0.05 * wanted.abs().mean()  # bfloat16 weights
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_average_is_half_way_after_its_half_life():
