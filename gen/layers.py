@@ -54,6 +54,15 @@ def minibatch_stddev(x: Tensor, group: int) -> Tensor:
     return stddev.repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:]).to(x.dtype)
 
 
+def normal(*shape: int, std: float = 1) -> Tensor:
+    """Random first weights; on the meta device, where a file's are to take their place, nothing is drawn.
+
+    Drawing there imports torch's compiler, which takes longer than to load the embedded generator.
+    """
+    empty = torch.empty(shape)
+    return empty if empty.is_meta else empty.normal_(std=std)
+
+
 class Dense(nn.Module):
     """x -> x W^T lr / sqrt(in) + lr b, in float32; `lr` multiplies the learning rate of both."""
 
@@ -61,7 +70,7 @@ class Dense(nn.Module):
         self, in_features: int, out_features: int, *, lr: float = 1, bias: float = 0, activate: bool = False
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr)
+        self.weight = nn.Parameter(normal(out_features, in_features, std=1 / lr))
         self.bias = nn.Parameter(torch.full([out_features], float(bias)))
         self.lr, self.activate = lr, activate
 
@@ -92,7 +101,7 @@ class Conv(nn.Module):
         clamp: float | None = None,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.weight = nn.Parameter(normal(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.down = down
         self.gain = gain * sqrt(2) if bias else gain
@@ -138,12 +147,12 @@ class ModulatedConv(nn.Module):
     ) -> None:
         super().__init__()
         self.style = Dense(w_dim, in_channels, bias=1)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.weight = nn.Parameter(normal(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.to_rgb = noise_size is None
         if noise_size is not None:
             self.noise_strength = nn.Parameter(torch.zeros([]))
-            self.register_buffer("noise", torch.randn(1, 1, noise_size, noise_size))
+            self.register_buffer("noise", normal(1, 1, noise_size, noise_size))
         self.up, self.clamp = up, clamp
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None = None) -> Tensor:

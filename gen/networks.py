@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .layers import Conv, Dense, ModulatedConv, fir_up, minibatch_stddev
+from .layers import Conv, Dense, ModulatedConv, fir_up, minibatch_stddev, normal
 
 Noise = None | Literal["const"] | Sequence[Tensor]
 
@@ -32,7 +32,7 @@ class SynthesisBlock(nn.Module):
 
     def __init__(self, resolution: int, in_channels: int, out_channels: int, w_dim: int, clamp: float | None) -> None:
         super().__init__()
-        self.const = nn.Parameter(torch.randn(1, out_channels, 4, 4)) if resolution == 4 else None
+        self.const = nn.Parameter(normal(1, out_channels, 4, 4)) if resolution == 4 else None
         if resolution > 4:
             self.up = ModulatedConv(in_channels, out_channels, w_dim, up=True, noise_size=resolution, clamp=clamp)
         self.conv = ModulatedConv(out_channels, out_channels, w_dim, noise_size=resolution, clamp=clamp)

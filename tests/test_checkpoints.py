@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,3 +333,10 @@ def test_a_file_without_the_network_asked_for_says_so_by_its_type(
     with pytest.raises(ValueError) as caught:
         load_discriminator(tmp_path / "broken.pt")
     assert not isinstance(caught.value, Absent)
+
+
+def test_loading_a_network_does_not_load_torch_s_compiler():
+    lines = "import sys; from mattesmith import gen; gen.load_generator('default'); gen.load_discriminator('default'); "
+    lines += "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"  # each takes a second, in every worker
