@@ -93,6 +93,7 @@ class Pipeline:
         # One thread a worker: float results depend on the number of threads, and two workers with one thread each
         # are faster than one with two.
         torch.set_num_threads(1)
+        gen.keep_freed_memory()
         networks = self.networks()
 
         def work(shard: int, quota: int, progress: Progress) -> None:
@@ -1056,6 +1057,7 @@ def main() -> None:
     closed and all workers gone by then.
     """
     signal.signal(signal.SIGTERM, _terminated)
+    gen.keep_freed_memory()
     try:
         code = _run_command()
     except SystemExit as left:

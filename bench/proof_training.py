@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from mattesmith import finetune, shards
+from mattesmith import finetune, gen, shards
 from mattesmith.enhance.matting.unet import GlobalContext, ResidualBlock, doubled
 from mattesmith.finetune.feed import ORIGINALS, Feed, on_device
 from mattesmith.finetune.networks import recipe_of
@@ -197,6 +197,7 @@ def work(job: Job) -> None:
     """In a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this one
     torch.set_num_threads(1)
+    gen.keep_freed_memory()
     try:
         train_and_measure(job)
     except (ValueError, OSError) as error:

@@ -5,6 +5,7 @@ from .fetch import fetch, sum_of
 from .known import GENERATOR_FILES, KnownFile, embedded_file, file_of
 from .latents import Latents, draw_latents, draw_noise, random_stream
 from .layouts import Absent
+from .memory import keep_freed_memory
 from .networks import Discriminator, Generator, grow_from
 from .sampler import Sample, sample
 
@@ -22,6 +23,7 @@ __all__ = [
     "fetch",
     "file_of",
     "grow_from",
+    "keep_freed_memory",
     "load_discriminator",
     "load_generator",
     "random_stream",
