@@ -18,8 +18,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 gen.keep_freed_memory()
-faults()
-print(faults())
+print([faults() for _ in range(5)][-1])  # the first ones make the room
 """
 
 
