@@ -7,10 +7,11 @@ with the same steps, rate, batch and seeds: on more of the same (b), or with gen
 batch, raw (c), enhanced (d), filtered (e), over new backgrounds (f), or with exact mattes of other people (g), the
 upper bound. The labelled portraits stay in all arms and are varied in all of them alike, new backgrounds included,
 since their foregrounds are known (or not, with --labelled-backgrounds own); so b is what a user without mattesmith
-would do. What f lacks against g is told apart by three arms more, with --arms abcdefghij: the people of g with
+would do. What f lacks against g is told apart by three arms more, with --arms abcdefghijk: the people of g with
 foregrounds estimated from their exact mattes (h), with the reference network's mattes as well (i; it has learnt from
-half of these people), and f without the filter (j). From i to j all that changes is who drew the pictures. Stopped in
-any way, the same command goes on.
+half of these people), and f without the filter (j). From i to j all that changes is who drew the pictures. Raw
+portraits over new backgrounds (k) say what enhancement and filter are worth. Stopped in any way, the same command
+goes on.
 """
 
 import fcntl
@@ -107,25 +108,27 @@ def main(
     """Make the material, train all arms, print the table."""
     torch.set_num_threads(1)
     if unknown := set(arms) - training.ARMS.keys():
-        raise click.UsageError(f"--arms {arms}: unknown {', '.join(sorted(unknown))}; known are a to j")
+        raise click.UsageError(
+            f"--arms {arms}: unknown {', '.join(sorted(unknown))}; known are {', '.join(training.ARMS)}"
+        )
     sums = material.network_sums()
     settings: dict[str, Any] = {
         "labelled": labelled, "n": n, "keep_quantile": keep_quantile, "by": by, "samples": round(keep_quantile * n),
         "enhance_steps": enhance_steps, "psi": psi, "seed": seed, "shard_size": shard_size, "size": size,
         "validation": validation, "test": test, "networks": sums, "calibration": material.calibration_sum(sums, by),
     }  # fmt: skip
+    datasets = {training.ARMS[arm].dataset for arm in training.START + arms}
     with alone(state):
         material.agree(state, settings)
-        material.make_exact(state, renders, settings)
+        material.make_exact(state, renders, settings, datasets)
         planned = training.plan(
             state, arms=arms, num_seeds=seeds, network=network, start_steps=start_steps, steps=steps, start_lr=start_lr,
             lr=lr, batch=batch, size=size, real_share=real_share, labelled_backgrounds=labelled_backgrounds,
         )  # fmt: skip
-        click.echo(estimate(state, settings, planned, num_processes=jobs))
+        click.echo(estimate(state, settings, datasets, planned, num_processes=jobs))
         if set(arms) & set("hi"):
             material.make_halfway(state)
-        if set(arms) & set("cdefj"):
-            material.make_generated(state, settings, workers=jobs)
+        material.make_generated(state, settings, datasets, workers=jobs)
         training.run_jobs(planned, num_processes=jobs)
 
         values = measured(state, planned, sums)
@@ -156,12 +159,13 @@ def alone(state: Path) -> Iterator[None]:
         yield
 
 
-def estimate(state: Path, settings: Mapping[str, Any], planned: list[training.Job], *, num_processes: int) -> str:
+def estimate(
+    state: Path, settings: Mapping[str, Any], datasets: set[str], planned: list[training.Job], *, num_processes: int
+) -> str:
     """What is still to be done, in minutes."""
     num_images = training.missing_images(planned)
     each = training.seconds_per_image(planned[0]) if num_images else 0.0
-    has_generated = any(job.place.name in material.GENERATED for job in planned)
-    generating = material.missing_seconds(state, settings) if has_generated else 0.0
+    generating = material.missing_seconds(state, settings, datasets)
     learning = num_images * each * OVERHEAD
     return (
         f"estimate: {generating / 60:.0f} CPU-minutes to generate, {learning / 60:.0f} to train "
@@ -209,7 +213,9 @@ def described(state: Path, settings: Mapping[str, Any], planned: list[training.J
             else "over their own backgrounds, as if their foregrounds were not known."
         ),
     ]
-    names = {"raw": "c", "first": "d and j", "best": "e and f", "exact": "g", "recoloured": "h", "relabelled": "i"}
+    names = {
+        "raw": "c and k", "first": "d and j", "best": "e and f", "exact": "g", "recoloured": "h", "relabelled": "i",
+    }  # fmt: skip
     for name, arms in names.items():
         folder = state / "shards" / name
         if any(job.place == folder for job in planned):
@@ -218,7 +224,7 @@ def described(state: Path, settings: Mapping[str, Any], planned: list[training.J
             lines.append(f"- {arms}: {material.num_there(folder)} portraits{said}.")
     if any(job.place.name == "best" for job in planned):
         lines.append(f"- e and f: the {settings['keep_quantile']:.0%} with the lowest {settings['by']} of "
-                     f"{settings['n']} enhanced ones; c and d: the first of the same candidates.")  # fmt: skip
+                     f"{settings['n']} enhanced ones; c, d, j and k: the first of the same candidates.")  # fmt: skip
     return lines
 
 

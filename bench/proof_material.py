@@ -8,7 +8,7 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from mattesmith.studio.composites import load_portraits
 ROOT = Path(__file__).parents[1]
 BACKGROUNDS = {"labelled": 1, "exact": 2, "validation": 3, "test": 4}  # seeds: no two sets share a background
 SHARD_SIZE = 250  # of exact portraits
-GENERATED = ("raw", "first", "best")
+GENERATED = {"raw": ("raw",), "enhanced": ("first", "best")}  # runs of `generate`, and the datasets made of each
+EXACT = {"exact", "recoloured", "relabelled"}  # datasets of rendered people beside the labelled ones
 SECONDS = {"raw": 0.6, "enhanced": 2.5}  # of CPU a portrait at 128 px, measured; only the estimate needs them
 
 Settings = Mapping[str, Any]
@@ -77,46 +78,63 @@ def agree(state: Path, settings: Settings) -> None:
 # Exact portraits
 
 
-def divided(keys: tuple[str, ...], *, num_labelled: int, num_exact: int) -> tuple[list[str], list[str]]:
-    """Names of the train renders for the labelled set, and of other people for the upper bound.
+def labelled_people(keys: Sequence[str], num: int) -> list[str]:
+    """Names of the train renders for the labelled set: odd ones.
 
-    The labelled people are odd ones: the reference network has learnt from the even ones, and a user's portraits are
-    new to it.
+    The reference network has learnt from the even ones, and a user's portraits are new to it.
 
     Raises:
         ValueError: there are too few.
     """
-    rng = np.random.default_rng(0)
     odd = [key for key in keys if int(key) % 2]
-    labelled = sorted(str(key) for key in rng.permutation(odd)[:num_labelled])
-    rest = sorted(set(keys) - set(labelled))
-    exact = sorted(str(key) for key in rng.permutation(rest)[:num_exact])
-    if len(labelled) < num_labelled or len(exact) < num_exact:
-        raise ValueError(
-            f"{num_labelled} labelled portraits of odd identities and {num_exact} of others are needed, the renders "
-            f"of train have {len(odd)} odd of {len(keys)}; render more, or lower --labelled or --n"
-        )
-    return labelled, exact
+    if len(odd) < num:
+        raise ValueError(f"{num} labelled portraits of odd identities are needed, the renders of train have {len(odd)} "
+                         f"odd of {len(keys)}; render more, or lower --labelled")  # fmt: skip
+    return sorted(str(key) for key in np.random.default_rng(0).permutation(odd)[:num])
 
 
-def make_exact(state: Path, renders: Path, settings: Settings) -> None:
-    """Folders labelled, exact, validation and test; the first two also as shards, below shards/."""
-    size, num_labelled, num_exact = (int(settings[name]) for name in ("size", "labelled", "samples"))
-    labelled, exact = divided(
-        load_portraits(renders, "train", size=size).keys, num_labelled=num_labelled, num_exact=num_exact
-    )
+def other_people(keys: Sequence[str], labelled: Collection[int], num: int) -> list[str]:
+    """Names of the train renders for the upper bound.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    rest = [key for key in keys if int(key) not in labelled]
+    if len(rest) < num:
+        raise ValueError(f"{num} portraits of people who are not labelled are needed, the renders of train have "
+                         f"{len(rest)} of {len(keys)}; render more, or lower --labelled or --n")  # fmt: skip
+    return sorted(str(key) for key in np.random.default_rng(1).permutation(rest)[:num])
+
+
+def make_exact(state: Path, renders: Path, settings: Settings, datasets: Collection[str]) -> None:
+    """Folders labelled, validation and test, and exact where a dataset needs it; the two to learn from also as shards.
+
+    Args:
+        datasets: those that are to be made, below shards/.
+    """
+    size, num_labelled, num_others = (int(settings[name]) for name in ("size", "labelled", "samples"))
+    people = load_portraits(renders, "train", size=size).keys
     validation = load_portraits(renders, "val", size=size).keys[: int(settings["validation"])]
-    sets: dict[str, tuple[str, Any]] = {
-        "labelled": ("train", labelled), "exact": ("train", exact), "validation": ("val", validation),
-        "test": ("test", None),
-    }  # fmt: skip
-    for name, (split, keys) in sets.items():
-        if not (state / name / "attributes.csv").exists():  # which comes last
-            num = int(settings["test"]) or None if name == "test" else None
-            write_benchmark(renders, state / name, size=size, num=num, seed=BACKGROUNDS[name], split=split, keys=keys)
+    num_test = int(settings["test"]) or None
+    make_set(renders, state / "labelled", split="train", size=size, keys=labelled_people(people, num_labelled))
+    make_set(renders, state / "validation", split="val", size=size, keys=validation)
+    make_set(renders, state / "test", split="test", size=size, num=num_test)
     without_foregrounds(state / "labelled", state / "labelled-own")
-    for name in ("labelled", "exact"):
-        as_shards(state / name, state / "shards" / name, exact_portraits)
+    as_shards(state / "labelled", state / "shards" / "labelled", exact_portraits)
+    if EXACT & set(datasets):
+        # The folder says who is labelled: more people may have been rendered since.
+        labelled = {int(person) for person in identities(state / "labelled").values()}
+        others = other_people(people, labelled, num_others)
+        make_set(renders, state / "exact", split="train", size=size, keys=others)
+        as_shards(state / "exact", state / "shards" / "exact", exact_portraits)
+
+
+def make_set(
+    renders: Path, out: Path, *, split: str, size: int, keys: Sequence[str] | None = None, num: int | None = None
+) -> None:
+    """A folder of composites as `studio benchmark` makes them, unless it is there; its name says which backgrounds."""
+    if not (out / "attributes.csv").exists():  # which comes last
+        write_benchmark(renders, out, size=size, num=num, seed=BACKGROUNDS[out.name], split=split, keys=keys)
 
 
 def make_halfway(state: Path) -> None:
@@ -195,11 +213,17 @@ def identities(folder: Path) -> dict[str, str]:
 # Generated portraits
 
 
-def make_generated(state: Path, settings: Settings, *, workers: int) -> None:
-    """Datasets below shards/: raw, enhanced, and from the latter first and best, all three alike in number."""
+def make_generated(state: Path, settings: Settings, datasets: Collection[str], *, workers: int) -> None:
+    """Of the datasets raw, first and best those that are wanted, below shards/, all alike in number.
+
+    The latter two are selections of one more, enhanced.
+    """
     folder, num = state / "shards", int(settings["samples"])
+    if "raw" in datasets:
+        generate(folder / "raw", num, settings, workers=workers, steps=0)
+    if not set(GENERATED["enhanced"]) & set(datasets):
+        return
     generate(folder / "enhanced", int(settings["n"]), settings, workers=workers, steps=settings["enhance_steps"])
-    generate(folder / "raw", num, settings, workers=workers, steps=0)
     share, by = float(settings["keep_quantile"]), str(settings["by"])
     first = shards.Selection("first", {"first": num}, lambda columns: np.arange(num_rows(columns)) < num)
     for name, selection in (("first", first), ("best", shards.by_quantile(share, by))):
@@ -228,10 +252,14 @@ def generate(out: Path, n: int, settings: Settings, *, workers: int, steps: int 
         raise ValueError(f"generate --out {out} ended with exit code {done.returncode}; its message is above")
 
 
-def missing_seconds(state: Path, settings: Settings) -> float:
+def missing_seconds(state: Path, settings: Settings, datasets: Collection[str]) -> float:
     """CPU seconds that the generation still needs, roughly."""
     numbers = {"enhanced": int(settings["n"]), "raw": int(settings["samples"])}
-    return sum(SECONDS[name] * (num - num_there(state / "shards" / name)) for name, num in numbers.items())
+    return sum(
+        SECONDS[name] * (num - num_there(state / "shards" / name))
+        for name, num in numbers.items()
+        if set(GENERATED[name]) & set(datasets)
+    )
 
 
 def num_there(folder: Path) -> int:

@@ -52,6 +52,7 @@ ARMS: Mapping[str, Arm] = {
     "h": Arm("as g, but foregrounds estimated", "recoloured", ORIGINALS),
     "i": Arm("as h, but matted by the reference network", "relabelled", ORIGINALS),
     "j": Arm("as f, but not filtered", "first", ORIGINALS),
+    "k": Arm("as f, but raw, not filtered", "raw", ORIGINALS),
 }
 
 

@@ -146,11 +146,14 @@ def test_pictures_of_a_person_are_averaged_and_missing_regions_do_not_count(tmp_
 def test_labelled_people_are_new_to_the_reference_and_nobody_is_in_two_sets() -> None:
     material = module("_material")
     keys = tuple(f"{i:06d}" for i in range(20))
-    labelled, exact = material.divided(keys, num_labelled=6, num_exact=14)
+    labelled = material.labelled_people(keys, 6)
+    exact = material.other_people(keys, {int(key) for key in labelled}, 14)
     assert all(int(key) % 2 for key in labelled) and not set(labelled) & set(exact)
-    assert (len(labelled), len(exact)) == (6, 14)
-    with pytest.raises(ValueError, match="10 odd of 20; render more, or lower"):
-        material.divided(keys, num_labelled=6, num_exact=15)
+    assert (len(set(labelled)), len(set(exact))) == (6, 14)
+    with pytest.raises(ValueError, match=r"11 labelled .* 10 odd of 20; render more, or lower"):
+        material.labelled_people(keys, 11)
+    with pytest.raises(ValueError, match=r"15 portraits .* 14 of 20; render more, or lower"):
+        material.other_people(keys, {int(key) for key in labelled}, 15)
 
 
 def test_without_a_calibration_only_other_scores_can_select() -> None:
@@ -223,6 +226,19 @@ def test_every_arm_is_made_trained_measured_and_told(
         run(tmp_path, renders)
 
 
+def test_what_no_arm_needs_is_not_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    material = module("_material")
+    asked = []
+    monkeypatch.setattr(material, "generate", lambda out, n, settings, **_: asked.append((out.name, n)))
+    settings = {"n": 20, "samples": 8, "enhance_steps": None}
+    material.make_generated(tmp_path, settings, {"labelled", "exact"}, workers=1)
+    assert not asked and material.missing_seconds(tmp_path, settings, {"labelled", "exact"}) == 0
+    material.make_generated(tmp_path, settings, {"labelled", "raw"}, workers=1)
+    assert asked == [("raw", 8)]
+    raw, enhanced = material.SECONDS["raw"], material.SECONDS["enhanced"]
+    assert material.missing_seconds(tmp_path, settings, {"raw", "best"}) == pytest.approx(8 * raw + 20 * enhanced)
+
+
 def test_every_seed_has_a_start_and_arms_of_its_own() -> None:
     training = module("_training")
     jobs = training.plan(
@@ -281,9 +297,10 @@ def test_trainings_in_processes_wait_for_their_start_and_go_on_after_a_failure(
 ) -> None:
     material, training = module("_material"), module("_training")
     settings = {"size": SIDE, "labelled": 12, "samples": 8, "validation": 2, "test": 0}
-    material.make_exact(tmp_path, renders, settings)
+    material.make_exact(tmp_path, renders, settings, {"labelled"})
     without = [material.files_of(tmp_path / "labelled-own" / layer).keys() for layer in ("image", "alpha", "fg")]
     assert [len(names) for names in without] == [12, 12, 0]
+    assert not (tmp_path / "exact").exists()  # no arm needs others than the labelled people
     jobs = training.plan(
         tmp_path, arms="b", num_seeds=1, network="tiny_student:network", start_steps=3, steps=2, start_lr=0.01,
         lr=0.01, batch=4, size=SIDE, real_share=0.5,
