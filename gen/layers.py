@@ -55,9 +55,10 @@ def minibatch_stddev(x: Tensor, group: int) -> Tensor:
 
 
 def normal(*shape: int, std: float = 1) -> Tensor:
-    """Random first weights; on the meta device, where a file's are to take their place, nothing is drawn.
+    """Random first weights [*shape] of standard deviation `std`.
 
-    Drawing there imports torch's compiler, which takes longer than to load the embedded generator.
+    On the meta device, where a file's are to take their place, nothing is drawn: that imports torch's compiler, which
+    takes longer than to load the embedded generator.
     """
     empty = torch.empty(shape)
     return empty if empty.is_meta else empty.normal_(std=std)

@@ -30,4 +30,5 @@ def test_the_next_tensors_take_the_pages_of_the_last_ones(environment: dict[str,
         [sys.executable, "-c", LINES], env=own | environment, capture_output=True, text=True, check=True, timeout=120
     )
     fresh = int(done.stdout)
-    assert fresh > 30_000 if environment else fresh < 100  # whoever has decided otherwise is left alone
+    # Whoever has decided otherwise is left alone: all pages are fresh, 64 of them if they are of 2 MiB.
+    assert fresh >= 64 if environment else fresh < 32
