@@ -11,7 +11,8 @@ would do. What f lacks against g is told apart by three arms more, with --arms a
 foregrounds estimated from their exact mattes (h), with the reference network's mattes as well (i; it has learnt from
 half of these people), and f without the filter (j). From i to j all that changes is who drew the pictures. Raw
 portraits over new backgrounds (k) say what enhancement and filter are worth. Stopped in any way, the same command
-goes on.
+goes on. Seeds can be trained on several days and machines: each run writes its --json, and a later one with another
+--first-seed takes the numbers in by --with.
 """
 
 import fcntl
@@ -79,6 +80,11 @@ PREFACE = (
 @click.option("--test", type=click.IntRange(0), default=0, show_default=True, help="Portraits; 0: each person once.")
 @click.option("--arms", default="abcdefg", show_default=True, help="Which; a is always among them.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings an arm.")
+@click.option("--first-seed", type=click.IntRange(0), default=0, show_default=True, help="Of these trainings.")
+@click.option(
+    "--with", "earlier", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True,
+    help="The --json of a run with other seeds, whose numbers count as well; may be given several times.",
+)  # fmt: skip
 @click.option("--network", default=training.STUDENT, show_default=True, help="The student, package.module:factory.")
 @click.option("--start-steps", type=click.IntRange(1), default=4000, show_default=True, help="Of a.")
 @click.option("--steps", type=click.IntRange(1), default=4000, show_default=True, help="Of every other arm.")
@@ -101,7 +107,8 @@ PREFACE = (
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the result as Markdown.")
 def main(
     state: Path, renders: Path, labelled: int, n: int, keep_quantile: float, by: str, enhance_steps: int | None,
-    psi: float, seed: int, shard_size: int, size: int, validation: int, test: int, arms: str, seeds: int, network: str,
+    psi: float, seed: int, shard_size: int, size: int, validation: int, test: int, arms: str, seeds: int,
+    first_seed: int, earlier: tuple[Path, ...], network: str,
     start_steps: int, steps: int, start_lr: float, lr: float, batch: int, real_share: float,
     labelled_backgrounds: str, jobs: int, json_file: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
@@ -122,27 +129,32 @@ def main(
         material.agree(state, settings)
         material.make_exact(state, renders, settings, datasets)
         planned = training.plan(
-            state, arms=arms, num_seeds=seeds, network=network, start_steps=start_steps, steps=steps, start_lr=start_lr,
-            lr=lr, batch=batch, size=size, real_share=real_share, labelled_backgrounds=labelled_backgrounds,
+            state, arms=arms, seeds=range(first_seed, first_seed + seeds), network=network, start_steps=start_steps,
+            steps=steps, start_lr=start_lr, lr=lr, batch=batch, size=size, real_share=real_share,
+            labelled_backgrounds=labelled_backgrounds,
         )  # fmt: skip
+        content: dict[str, Any] = {"material": settings, "training": trainings(planned)}
+        content["people"] = sorted(set(material.identities(state / "test").values()))
+        runs = [numbers.read_run(file, content) for file in earlier]
         click.echo(estimate(state, settings, datasets, planned, num_processes=jobs))
         if set(arms) & set("hi"):
             material.make_halfway(state)
         material.make_generated(state, settings, datasets, workers=jobs)
         training.run_jobs(planned, num_processes=jobs)
 
-        values = measured(state, planned, sums)
+        content["values"] = numbers.plain(measured(state, planned, sums))
+        values = numbers.joined([content, *runs])
         words = {name: arm.words for name, arm in training.ARMS.items() if name in values}
         words |= {name: said for name, said in CONTEXT.items() if name in values}
         result = numbers.Numbers(values)
         answers = [f"- {line}" for line in numbers.verdicts(result, words)]
-        lines = [*described(state, settings, planned), "", *numbers.table(result, words), "", "Change of SAD:", "",
-                 *numbers.changes(result, words), "", *answers]  # fmt: skip
+        said = described(state, settings, planned, num_seeds=len(values[training.START]))
+        table, changes = numbers.table(result, words), numbers.changes(result, words)
+        lines = [*said, "", *table, "", "Change of SAD:", "", *changes, "", *answers]
         click.echo("\n".join(lines))
         if json_file is not None:
-            content = {"material": settings, "training": [job.settings | {"arm": job.arm} for job in planned],
-                       "numbers": numbers.to_json(result, words), "values": numbers.plain(values)}  # fmt: skip
-            shards.publish_text(json_file, json.dumps(content, indent=1, default=str, allow_nan=False) + "\n")
+            content["numbers"] = numbers.to_json(result, words)
+            shards.publish_text(json_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
         if report is not None:
             shards.publish_text(report, "\n".join(["# The proof", "", *PREFACE, "", *lines]) + "\n")
 
@@ -188,13 +200,18 @@ def measured(state: Path, planned: list[training.Job], sums: Mapping[str, str]) 
     return {name: numbers.read_values(found, who) for name, found in files.items()}
 
 
-def described(state: Path, settings: Mapping[str, Any], planned: list[training.Job]) -> list[str]:
+def trainings(planned: list[training.Job]) -> list[dict[str, Any]]:
+    """Settings of all of them, folders by name, as JSON has them."""
+    found = [job.settings | {"arm": job.arm} for job in planned]
+    return [{key: one.name if isinstance(one, Path) else one for key, one in each.items()} for each in found]
+
+
+def described(state: Path, settings: Mapping[str, Any], planned: list[training.Job], num_seeds: int) -> list[str]:
     """Machine, command, and the sizes of everything, in lines of Markdown."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=material.ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
     first, last = planned[0].settings, planned[-1].settings
-    seeds = {job.seed for job in planned}
     lines = [
         f"{time.strftime('%Y-%m-%d')}, {os.uname().machine}, {os.cpu_count()} cores, torch {torch.__version__}, "
         f"commit {commit}:",
@@ -203,7 +220,7 @@ def described(state: Path, settings: Mapping[str, Any], planned: list[training.J
         "",
         f"- {settings['size']} px; {settings['labelled']} labelled portraits; "
         f"{material.num_files(state / 'test')} test portraits; {material.num_files(state / 'validation')} for "
-        f"validation, from which the best snapshot of every arm is chosen; {len(seeds)} seed{'s' * (len(seeds) > 1)}.",
+        f"validation, from which the best snapshot of every arm is chosen; {num_seeds} seed{'s' * (num_seeds > 1)}.",
         f"- a: {first['steps']} steps of {first['batch']} pictures, rate {first['lr']:g}; every other arm from there "
         f"{last['steps']} steps, rate {last['lr']:g}, {last.get('real_share', 1):.0%} of every batch labelled.",
         "- The labelled portraits come "

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mattesmith.shards.manifest import differences
+
 Floats = NDArray[np.float64]
 
 NUM_DRAWS = 4000
@@ -65,6 +67,40 @@ def read_values(files: Sequence[Path], identities: Mapping[str, str]) -> Floats:
                     count[place[identities[name]]] += 1
             values[seed, :, column] = np.divide(total, count, out=np.full(len(people), np.nan), where=count > 0)
     return values
+
+
+def read_run(file: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier run wrote with --json: the same as this one, but for the seeds.
+
+    Args:
+        run: this one: "material", a dict, "training", a dict for every training, "people", the names of the tested.
+
+    Raises:
+        ValueError: more than the seeds differs, or less.
+    """
+    other: dict[str, Any] = json.loads(file.read_text())
+    if different := differences(_without_seeds(other), _without_seeds(run)):
+        raise ValueError(f"{file} was made with other settings (there / here): {'; '.join(different)}; use the same")
+    if other["people"] != run["people"]:
+        raise ValueError(f"{file} was measured on {len(other['people'])} other people; use renders of the same ones")
+    if twice := {job["seed"] for job in other["training"]} & {job["seed"] for job in run["training"]}:
+        raise ValueError(f"{file} holds seed {min(twice)}, too; use another --first-seed")
+    return other
+
+
+def _without_seeds(run: Mapping[str, Any]) -> dict[str, Any]:
+    jobs = {job["arm"]: {name: value for name, value in job.items() if name != "seed"} for job in run["training"]}
+    return {"material": run["material"], "training": jobs}
+
+
+def joined(runs: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
+    """Values by arm, [seeds, people, columns], of all runs; those of networks that none has trained, of the first."""
+    return {
+        name: np.concatenate(
+            [np.array(run["values"][name], np.float64) for run in runs[: None if len(name) == 1 else 1]]
+        )
+        for name in runs[0]["values"]
+    }
 
 
 # Intervals

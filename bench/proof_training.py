@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -126,8 +126,8 @@ def measured_file(out: Path) -> Path:
 
 
 def plan(
-    state: Path, *, arms: str, num_seeds: int, network: str, start_steps: int, steps: int, start_lr: float, lr: float,
-    batch: int, size: int, real_share: float, labelled_backgrounds: str = "new",
+    state: Path, *, arms: str, seeds: Iterable[int], network: str, start_steps: int, steps: int, start_lr: float,
+    lr: float, batch: int, size: int, real_share: float, labelled_backgrounds: str = "new",
 ) -> list[Job]:  # fmt: skip
     """All trainings, starts first; a job's files are named by everything that it follows from.
 
@@ -140,7 +140,7 @@ def plan(
     jobs, starts = [], dict[int, Path]()
     for name in [START, *(arm for arm in ARMS if arm in arms and arm != START)]:
         arm = ARMS[name]
-        for seed in range(num_seeds):
+        for seed in seeds:
             if name == START:
                 settings = common | {"seed": seed, "steps": start_steps, "lr": start_lr}
             else:

@@ -220,6 +220,22 @@ def test_every_arm_is_made_trained_measured_and_told(
     assert run(tmp_path, renders).rstrip().endswith(said.rstrip()[-500:]) and not trained
     run(tmp_path, renders, arms="b", steps=1)
     assert trained == ["b, seed 0"]
+
+    # A run with another seed takes in the first one's numbers, and none that are not to be compared.
+    trained.clear()
+    once = {"with": tmp_path / "first.json", "json": tmp_path / "second.json"}
+    (tmp_path / "proof.json").rename(tmp_path / "first.json")
+    said = run(tmp_path, renders, **{"first-seed": 4, "arms": "b", "steps": 1}, **once)
+    assert trained == ["a, seed 4", "b, seed 4"] and "2 seeds" in said
+    first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
+    both = module("_numbers").joined([second, first])
+    assert np.array_equal(both["b"], [second["values"]["b"][0], first["values"]["b"][0]])
+    for options, message in (
+        ({"first-seed": 0}, "holds seed 0, too"),
+        ({"first-seed": 4, "lr": 0.5}, r"other settings .*training.b.lr: 0.001 / 0.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, renders, **({"arms": "b", "steps": 1} | options), **once)
     with pytest.raises(ValueError, match=r"other settings .*n: 16 / 18"):
         run(tmp_path, renders, n=18)
     with module("").alone(tmp_path / "proof"), pytest.raises(ValueError, match="another run is working on"):
@@ -242,7 +258,7 @@ def test_what_no_arm_needs_is_not_generated(tmp_path: Path, monkeypatch: pytest.
 def test_every_seed_has_a_start_and_arms_of_its_own() -> None:
     training = module("_training")
     jobs = training.plan(
-        Path("x"), arms="bf", num_seeds=2, network=training.STUDENT, start_steps=3, steps=2, start_lr=0.01, lr=0.01,
+        Path("x"), arms="bf", seeds=range(2), network=training.STUDENT, start_steps=3, steps=2, start_lr=0.01, lr=0.01,
         batch=4, size=SIDE, real_share=0.5,
     )  # fmt: skip
     starts = {job.seed: job.out for job in jobs if job.arm == "a"}
@@ -257,7 +273,7 @@ def test_without_foregrounds_the_labelled_portraits_keep_their_backgrounds_every
     steps = {"start_steps": 3, "steps": 2, "start_lr": 0.01, "lr": 0.01, "batch": 4, "size": SIDE, "real_share": 0.5}
     plans = [
         {job.arm: job for job in training.plan(
-            Path("x"), arms="bf", num_seeds=1, network=training.STUDENT, labelled_backgrounds=which, **steps
+            Path("x"), arms="bf", seeds=[0], network=training.STUDENT, labelled_backgrounds=which, **steps
         )} for which in ("new", "own")
     ]  # fmt: skip
     shares = [[jobs[arm].settings["originals"] for arm in "abf"] for jobs in plans]
@@ -302,7 +318,7 @@ def test_trainings_in_processes_wait_for_their_start_and_go_on_after_a_failure(
     assert [len(names) for names in without] == [12, 12, 0]
     assert not (tmp_path / "exact").exists()  # no arm needs others than the labelled people
     jobs = training.plan(
-        tmp_path, arms="b", num_seeds=1, network="tiny_student:network", start_steps=3, steps=2, start_lr=0.01,
+        tmp_path, arms="b", seeds=[0], network="tiny_student:network", start_steps=3, steps=2, start_lr=0.01,
         lr=0.01, batch=4, size=SIDE, real_share=0.5,
     )  # fmt: skip
     (tmp_path / "labelled/image/00003.png").rename(tmp_path / "hidden.png")
