@@ -41,7 +41,7 @@ from mattesmith import shards
 CONTEXT = {"default": "the reference network itself", "second": "the second network"}  # on the same test set
 OVERHEAD = 1.15  # of a training: validations, the measurement, a process' start
 PREFACE = (
-    "Written by `bench/proof.py`, whatever it says. A small network (by default a U-Net of 1.4 M parameters) is",
+    "Written by `bench/proof.py`, whatever it says. A small network (by default a U-Net of 1.2 M parameters) is",
     "trained from nothing on a few labelled portraits (a), then on, in every arm with the same steps, rate, batch",
     "and seeds. The labelled portraits stay a part of every batch in all arms and are varied in all of them alike,",
     "so b is what one would do without generated portraits. All numbers are errors (less is better) on exact mattes",
@@ -103,6 +103,13 @@ PREFACE = (
     "image and matte alone.",
 )  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes, one thread each.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
+)
+@click.option(
+    "--readers", type=click.IntRange(0), default=0, show_default=True,
+    help="Processes that make each training's pictures; 0: the training itself. With --device cuda a core each.",
+)  # fmt: skip
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write every number.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the result as Markdown.")
 def main(
@@ -110,7 +117,7 @@ def main(
     psi: float, seed: int, shard_size: int, size: int, validation: int, test: int, arms: str, seeds: int,
     first_seed: int, earlier: tuple[Path, ...], network: str,
     start_steps: int, steps: int, start_lr: float, lr: float, batch: int, real_share: float,
-    labelled_backgrounds: str, jobs: int, json_file: Path | None, report: Path | None,
+    labelled_backgrounds: str, jobs: int, device: str, readers: int, json_file: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
     """Make the material, train all arms, print the table."""
     torch.set_num_threads(1)
@@ -118,6 +125,8 @@ def main(
         raise click.UsageError(
             f"--arms {arms}: unknown {', '.join(sorted(unknown))}; known are {', '.join(training.ARMS)}"
         )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
     sums = material.network_sums()
     settings: dict[str, Any] = {
         "labelled": labelled, "n": n, "keep_quantile": keep_quantile, "by": by, "samples": round(keep_quantile * n),
@@ -131,18 +140,19 @@ def main(
         planned = training.plan(
             state, arms=arms, seeds=range(first_seed, first_seed + seeds), network=network, start_steps=start_steps,
             steps=steps, start_lr=start_lr, lr=lr, batch=batch, size=size, real_share=real_share,
-            labelled_backgrounds=labelled_backgrounds,
+            labelled_backgrounds=labelled_backgrounds, device=device, readers=readers,
         )  # fmt: skip
         content: dict[str, Any] = {"material": settings, "training": trainings(planned)}
         content["people"] = sorted(set(material.identities(state / "test").values()))
         runs = [numbers.read_run(file, content) for file in earlier]
-        click.echo(estimate(state, settings, datasets, planned, num_processes=jobs))
+        if device == "cpu":
+            click.echo(estimate(state, settings, datasets, planned, num_processes=jobs))
         if set(arms) & set("hi"):
             material.make_halfway(state)
-        material.make_generated(state, settings, datasets, workers=jobs)
+        material.make_generated(state, settings, datasets, workers=jobs, device=device)
         training.run_jobs(planned, num_processes=jobs)
 
-        content["values"] = numbers.plain(measured(state, planned, sums))
+        content["values"] = numbers.plain(measured(state, planned, sums, device=device))
         values = numbers.joined([content, *runs])
         words = {name: arm.words for name, arm in training.ARMS.items() if name in values}
         words |= {name: said for name, said in CONTEXT.items() if name in values}
@@ -186,7 +196,9 @@ def estimate(
     )
 
 
-def measured(state: Path, planned: list[training.Job], sums: Mapping[str, str]) -> dict[str, numbers.Floats]:
+def measured(
+    state: Path, planned: list[training.Job], sums: Mapping[str, str], *, device: str
+) -> dict[str, numbers.Floats]:
     """Numbers of every arm, and of the embedded networks on the same test set."""
     who = material.identities(state / "test")
     files: dict[str, list[Path]] = {}
@@ -195,7 +207,7 @@ def measured(state: Path, planned: list[training.Job], sums: Mapping[str, str]) 
     for name, role in (("default", "matting"), ("second", "second")):
         file = state / "trained" / f"{name}-{sums[role][:8]}.measured.json"
         if not file.exists():
-            training.write_measured(file, name, state / "test")
+            training.write_measured(file, name, state / "test", device=device)
         files[name] = [file]
     return {name: numbers.read_values(found, who) for name, found in files.items()}
 

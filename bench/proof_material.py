@@ -213,17 +213,20 @@ def identities(folder: Path) -> dict[str, str]:
 # Generated portraits
 
 
-def make_generated(state: Path, settings: Settings, datasets: Collection[str], *, workers: int) -> None:
+def make_generated(
+    state: Path, settings: Settings, datasets: Collection[str], *, workers: int, device: str = "cpu"
+) -> None:
     """Of the datasets raw, first and best those that are wanted, below shards/, all alike in number.
 
     The latter two are selections of one more, enhanced.
     """
     folder, num = state / "shards", int(settings["samples"])
     if "raw" in datasets:
-        generate(folder / "raw", num, settings, workers=workers, steps=0)
+        generate(folder / "raw", num, settings, workers=workers, device=device, steps=0)
     if not set(GENERATED["enhanced"]) & set(datasets):
         return
-    generate(folder / "enhanced", int(settings["n"]), settings, workers=workers, steps=settings["enhance_steps"])
+    enhance_steps = settings["enhance_steps"]
+    generate(folder / "enhanced", int(settings["n"]), settings, workers=workers, device=device, steps=enhance_steps)
     share, by = float(settings["keep_quantile"]), str(settings["by"])
     first = shards.Selection("first", {"first": num}, lambda columns: np.arange(num_rows(columns)) < num)
     for name, selection in (("first", first), ("best", shards.by_quantile(share, by))):
@@ -236,7 +239,9 @@ def num_rows(columns: Mapping[str, np.ndarray]) -> int:
     return len(next(iter(columns.values())))
 
 
-def generate(out: Path, n: int, settings: Settings, *, workers: int, steps: int | None = None) -> None:
+def generate(
+    out: Path, n: int, settings: Settings, *, workers: int, device: str = "cpu", steps: int | None = None
+) -> None:
     """`cli.py generate`, as a user would call it; a stopped run goes on.
 
     Raises:
@@ -245,7 +250,7 @@ def generate(out: Path, n: int, settings: Settings, *, workers: int, steps: int 
     if (out / DATASET).exists():
         return
     words = ["generate", "--n", n, "--out", out, "--shard-size", settings["shard_size"], "--seed", settings["seed"],
-             "--psi", settings["psi"], "--workers", workers]  # fmt: skip
+             "--psi", settings["psi"], "--workers", workers, "--device", device]  # fmt: skip
     words += [] if steps is None else ["--steps", steps]
     done = subprocess.run([sys.executable, str(ROOT / "cli.py"), *map(str, words)], check=False)
     if done.returncode:

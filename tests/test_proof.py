@@ -60,7 +60,7 @@ def renders(tmp_path: Path) -> Path:
     return tmp_path / "renders"
 
 
-def made(out: Path, n: int, settings: dict, *, workers: int, steps: int | None = None) -> None:
+def made(out: Path, n: int, settings: dict, *, workers: int, device: str, steps: int | None = None) -> None:
     """In place of the real pipeline: grey people, the later the more stable."""
 
     def portraits(shard: int) -> Iterator[Scored]:
@@ -319,7 +319,7 @@ def test_trainings_in_processes_wait_for_their_start_and_go_on_after_a_failure(
     assert not (tmp_path / "exact").exists()  # no arm needs others than the labelled people
     jobs = training.plan(
         tmp_path, arms="b", seeds=[0], network="tiny_student:network", start_steps=3, steps=2, start_lr=0.01,
-        lr=0.01, batch=4, size=SIDE, real_share=0.5,
+        lr=0.01, batch=4, size=SIDE, real_share=0.5, readers=1,
     )  # fmt: skip
     (tmp_path / "labelled/image/00003.png").rename(tmp_path / "hidden.png")
     with pytest.raises(ValueError, match="training b, seed 0 ended with exit code 2"):
