@@ -52,6 +52,7 @@ def gaussian(x: Tensor, sigmas: Sequence[float] | NDArray[np.float64]) -> Tensor
     offset = torch.arange(-4, 5, dtype=torch.float32)
     taps = torch.exp(-0.5 * (offset / torch.as_tensor(np.asarray(sigmas), dtype=torch.float32)[:, None]) ** 2)
     taps = (taps / taps.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None, None]  # [N C, 1, 1, 9]
+    taps = taps.to(x.device)
     flat = F.pad(x.reshape(1, num * channels, *x.shape[2:]), (4, 4, 4, 4), mode="replicate")
     flat = F.conv2d(F.conv2d(flat, taps, groups=num * channels), taps.transpose(2, 3), groups=num * channels)
     return flat.reshape(x.shape)

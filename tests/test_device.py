@@ -1,0 +1,139 @@
+"""Every tensor of a step is where the networks are: shown without a GPU, by tensors of a device that hold no numbers.
+
+torch's fake tensors know their shape and device, and refuse to be mixed. They cannot show what a GPU computes, nor the
+way back through the graph: gradients are 0 here.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from mattesmith.enhance import PRESETS, Matting, enhance
+from mattesmith.enhance.invert import invert
+from mattesmith.enhance.matting.load import ARCHITECTURES, trimap_of
+from mattesmith.enhance.matting.modnet import MODNet
+from mattesmith.enhance.matting.unet import UNet
+from mattesmith.enhance.perceptual import Perceptual, Trunk
+from mattesmith.filters import score
+from mattesmith.finetune import evaluate
+from mattesmith.finetune.networks import recipe_of
+from mattesmith.finetune.pictures import Item
+from mattesmith.finetune.train import Run, mean_error
+from mattesmith.gen import Discriminator, Generator, draw_latents, sample
+
+CUDA = torch.device("cuda", 0)
+SIDE = 32
+CHANNELS = {4: 8, 8: 8, 16: 8, 32: 8}
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
+    """Inside, "cuda" is a device, and what a fake tensor says to Python is 0, False or nothing."""
+
+    def answered(name: str, answer: Callable[[Tensor], Any]) -> None:
+        known = getattr(Tensor, name)
+        monkeypatch.setattr(
+            Tensor, name, lambda self, *a, **k: answer(self) if isinstance(self, FakeTensor) else known(self, *a, **k)
+        )
+
+    def listed(one: Tensor) -> Any:
+        return np.zeros(tuple(one.shape), bool if one.dtype == torch.bool else int).tolist()
+
+    def as_array(one: Tensor) -> Any:
+        assert one.device.type == "cpu", "numpy asks for a tensor on the device"
+        return np.zeros(tuple(one.shape), str(one.dtype).removeprefix("torch."))
+
+    def copied(one: Tensor) -> Tensor:
+        copy = one.detach().clone()
+        return nn.Parameter(copy, one.requires_grad) if isinstance(one, nn.Parameter) else copy
+
+    def moved(self: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        for module in self.modules():
+            for name, one in module._parameters.items():
+                if one is not None:
+                    module._parameters[name] = nn.Parameter(change(one.detach()), requires_grad=one.requires_grad)
+            module._buffers |= {name: change(one) for name, one in module._buffers.items() if one is not None}
+        return self
+
+    answers = {"item": lambda _: 0.0, "__bool__": lambda _: True, "__float__": lambda _: 0.0, "tolist": listed,
+               "numpy": as_array, "__array__": as_array, "__deepcopy__": copied}  # fmt: skip
+    for name, answer in answers.items():
+        answered(name, answer)
+    monkeypatch.setattr(nn.Module, "_apply", moved)  # torch's own cannot exchange fake parameters
+    monkeypatch.setattr(torch.autograd, "grad", lambda _, inputs, **__: [torch.zeros_like(one) for one in inputs])
+    monkeypatch.setattr(torch.autograd, "backward", lambda _: None)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        yield mode
+
+
+def frozen(network: Any) -> Any:
+    return network.to("cuda").eval().requires_grad_(False)
+
+
+def new_unet() -> Matting:
+    return Matting(UNet(), ARCHITECTURES["unet"], name="new", card={})
+
+
+def test_the_pretended_device_refuses_tensors_of_another(pretended: FakeTensorMode) -> None:
+    there = torch.zeros(2, device="cuda")
+    assert frozen(nn.Linear(2, 1))(there).device.type == "cuda"
+    with pytest.raises(RuntimeError, match="same device"):
+        there + torch.zeros(2)
+
+
+@pytest.mark.parametrize(("build", "architecture"), [(MODNet, "modnet"), (UNet, "unet")])
+def test_finetuning(build: Callable[[], nn.Module], architecture: str, pretended: FakeTensorMode) -> None:
+    matting = Matting(build(), ARCHITECTURES[architecture], name="new", card={"architecture": architecture})
+    run = Run(matting, recipe_of(matting), lr=1e-3, steps=4, seed=0, device=CUDA)
+    run.train_step(torch.zeros(2, 3, SIDE, SIDE, device=CUDA), torch.zeros(2, 1, SIDE, SIDE, device=CUDA), None)
+    item = Item("one", torch.zeros(3, SIDE, SIDE), np.zeros((SIDE, SIDE), np.float32), None)
+    assert mean_error(run.used, [item]) == 0
+    assert next(evaluate(run.used, [item])).error == 0
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture(architecture: str, pretended: FakeTensorMode) -> None:
+    known = ARCHITECTURES[architecture]
+    matting = frozen(Matting(known.build(), known, name="new", card={}))
+    image, trimap = (torch.zeros(1, channels, 2 * SIDE, 2 * SIDE, device=CUDA) for channels in (3, 1))
+    assert matting(image, trimap).device == CUDA
+    if known.makes_trimap:
+        assert trimap_of(matting, image).device == CUDA
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_sampling_enhancing_and_scoring(preset: str, pretended: FakeTensorMode) -> None:
+    generator = frozen(Generator(resolution=SIDE, channels=CHANNELS, z_dim=8, w_dim=8, num_mapping_layers=2))
+    discriminator = frozen(Discriminator(resolution=SIDE, channels=CHANNELS))
+    matting, second = (frozen(new_unet()) for _ in range(2))
+    perceptual = frozen(Perceptual(Trunk(), card={}))
+    samples = sample(generator, [draw_latents(0, 0, 0, z_dim=8)], batch=2)
+    (one,) = enhance(samples, generator, discriminator, matting, perceptual, preset=preset, steps=2, slots=2)
+    assert one.image.device == one.alpha.device == CUDA
+    assert score(one, matting, second, perceptual, discriminator)["agreement"] == 0
+
+
+@pytest.mark.parametrize("coarse", ["unet", "deeplab"])
+def test_enhancing_with_trimaps(coarse: str, pretended: FakeTensorMode) -> None:
+    generator = frozen(Generator(resolution=SIDE, channels=CHANNELS, z_dim=8, w_dim=8, num_mapping_layers=2))
+    matting, trimap = (
+        frozen(Matting(ARCHITECTURES[name].build(), ARCHITECTURES[name], name="new", card={}))
+        for name in ("dim", coarse)
+    )
+    samples = sample(generator, [draw_latents(0, 0, 0, z_dim=8)], batch=2)
+    matting.coarse_matting = trimap
+    perceptual = frozen(Perceptual(Trunk(), card={}))
+    (one,) = enhance(samples, generator, None, matting, perceptual, trimap, steps=2, slots=2)
+    assert one.alpha.device == CUDA
+
+
+def test_inverting(pretended: FakeTensorMode) -> None:
+    generator = frozen(Generator(resolution=SIDE, channels=CHANNELS, z_dim=8, w_dim=8, num_mapping_layers=2))
+    targets = [(draw_latents(0, 0, 0, z_dim=8), torch.zeros(3, SIDE, SIDE))]
+    (one,) = invert(targets, generator, frozen(Perceptual(Trunk(), card={})), steps=2, slots=2)
+    assert one.sample.image.device == CUDA
