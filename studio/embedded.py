@@ -16,16 +16,18 @@ def new_generator(size: int) -> Generator:
 
 
 def random_noise(generator: Generator, batch: int, draws: torch.Generator) -> list[Tensor]:
-    """Standard normal maps for every layer."""
-    return [torch.randn(batch, 1, r, r, generator=draws) for r in generator.noise_sizes]
+    """Standard normal maps for every layer, on the generator's device; `draws` is of the CPU."""
+    device = generator.mean_w.device
+    return [torch.randn(batch, 1, r, r, generator=draws).to(device) for r in generator.noise_sizes]
 
 
 @torch.no_grad()
 def draw_portraits(generator: Generator, num: int, *, psi: float = 1.0, seed: int = 1, batch: int = 32) -> Tensor:
     """The same `num` latents for every call, [num, 3, size, size], not clamped."""
     draws = torch.Generator().manual_seed(seed)
-    z = torch.randn(num, generator.z_dim, generator=draws)
-    with autocast("cpu"):
+    device = generator.mean_w.device
+    z = torch.randn(num, generator.z_dim, generator=draws).to(device)
+    with autocast(device.type):
         return torch.cat(
             [generator(part, psi, random_noise(generator, len(part), draws)).float() for part in torch.split(z, batch)]
         )
@@ -34,5 +36,5 @@ def draw_portraits(generator: Generator, num: int, *, psi: float = 1.0, seed: in
 @torch.no_grad()
 def estimate_mean_w(generator: Generator, *, num: int = 10_000) -> None:
     """Sets the mean w, from `num` latents."""
-    z = torch.randn(num, generator.z_dim, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(num, generator.z_dim, generator=torch.Generator().manual_seed(0)).to(generator.mean_w.device)
     generator.mean_w.copy_(generator.mapping(z)[:, 0].mean(0))

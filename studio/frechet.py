@@ -20,10 +20,10 @@ def pooled_features(images: Tensor, trunk: Trunk, *, view: int, batch: int = 32)
     rows = []
     for part in torch.split(images.clamp(-1, 1), batch):
         views = resized(part, view).contiguous(memory_format=torch.channels_last)
-        with autocast("cpu"):
+        with autocast(views.device.type):
             deep = trunk(views)[-2].float()
         rows.append(torch.cat([deep.mean((2, 3)), deep.std((2, 3))], 1))
-    return torch.cat(rows).double().numpy()
+    return torch.cat(rows).double().cpu().numpy()
 
 
 def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -39,11 +39,13 @@ def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 class Yardstick:
     """Distance of a generator from held-out portraits, and the floor: that between two halves of those."""
 
-    def __init__(self, held_out: Portraits, pool: NDArray[np.uint8], trunk: Trunk, *, view: int) -> None:
+    def __init__(
+        self, held_out: Portraits, pool: NDArray[np.uint8], trunk: Trunk, *, view: int, device: str = "cpu"
+    ) -> None:
         rng = np.random.default_rng(0)
         halves = [studio_portraits(held_out.half(parity), pool, rng, batch=NUM_MEASURED) for parity in (0, 1)]
         self.trunk, self.view = trunk, view
-        self.reference, other = (pooled_features(half, trunk, view=view) for half in halves)
+        self.reference, other = (pooled_features(half.to(device), trunk, view=view) for half in halves)
         self.floor = frechet_distance(self.reference, other)
 
     def __call__(self, generator: Generator) -> float:

@@ -111,6 +111,7 @@ class ProjectedDiscriminator(nn.Module):
         The first view is the whole portrait, the others are windows, ever larger.
 
         Args:
+            draws: of the CPU, wherever the images are.
             augmentation: share of the images that are recoloured, and of those that are moved.
         """
         image = recoloured(image, draws, share=augmentation)
@@ -150,7 +151,7 @@ def chosen(num: int, draws: torch.Generator, *, share: float) -> Tensor:
 def recoloured(image: Tensor, draws: torch.Generator, *, share: float) -> Tensor:
     """Random brightness, saturation and contrast of a share, differentiable (Zhao et al. 2020, arXiv:2006.10738)."""
     strength = torch.rand(3, len(image), generator=draws) - 0.5
-    strength = strength * chosen(len(image), draws, share=share)
+    strength = (strength * chosen(len(image), draws, share=share)).to(image.device)
     brightness, saturation, contrast = strength[..., None, None, None]
     image = image + 0.5 * brightness
     grey = image.mean(1, keepdim=True)
@@ -163,7 +164,8 @@ def recoloured(image: Tensor, draws: torch.Generator, *, share: float) -> Tensor
 def shifted(image: Tensor, reach: int, draws: torch.Generator, *, share: float) -> Tensor:
     """A share of the images moved by up to `reach` pixels each way, borders repeated."""
     moved = windows(F.pad(image, [reach] * 4, mode="replicate"), image.shape[-1], draws)
-    return torch.where(chosen(len(image), draws, share=share)[:, None, None, None], moved, image)
+    which = chosen(len(image), draws, share=share).to(image.device)
+    return torch.where(which[:, None, None, None], moved, image)
 
 
 def windows(image: Tensor, size: int, draws: torch.Generator) -> Tensor:
@@ -181,6 +183,6 @@ def resized(image: Tensor, side: int) -> Tensor:
 
 def calibrate(discriminator: ProjectedDiscriminator, portraits: Tensor) -> None:
     """Measures the scale of the frozen features on whole portraits."""
-    with torch.no_grad(), autocast("cpu"):
+    with torch.no_grad(), autocast(portraits.device.type):
         views = resized(portraits, discriminator.view)
         discriminator.projection.calibrate(discriminator.trunk[0](views))

@@ -24,18 +24,19 @@ NUM_BACKGROUNDS = 1000
 
 
 def run_discriminator(
-    renders: Path, state: Path, size: int, budget: Budget, export: Path | None, seed: int, batch: int, lr: float
-) -> None:
+    renders: Path, state: Path, size: int, budget: Budget, export: Path | None, seed: int, batch: int, lr: float,
+    device: str,
+) -> None:  # fmt: skip
     """Trains the shipped discriminator: logistic loss, and R1 on every 16th step (arXiv:1912.04958, section 3.1).
 
     Its minibatch statistics stay within one image, as the enhancement uses them.
     """
-    generator = finished_generator(state, size)
+    generator = finished_generator(state, size).to(device)
     portraits = load_portraits(renders, "train", size=size)
     pool = background_pool(NUM_BACKGROUNDS, size, seed=seed, families=SOFT)
     torch.manual_seed(seed)
     network = Discriminator(resolution=size, channels=CHANNELS, group=1)
-    network = network.to(memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)
     average = copy.deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.Adam(network.parameters(), lr=lr, betas=(0.0, 0.99), fused=True)
     file, step, seconds = state / f"discriminator-{size}.pt", 0, 0.0
@@ -53,7 +54,7 @@ def run_discriminator(
     for _ in budget.steps(step, seconds):
         real = studio_portraits(portraits, pool, np.random.default_rng((seed, step)), batch=batch)
         fake = draw_portraits(generator, batch, seed=(seed << 32) + step).clamp(-1, 1)
-        losses.append(discriminator_step(network, optimiser, real, fake, with_r1=step % 16 == 0))
+        losses.append(discriminator_step(network, optimiser, real.to(device), fake, with_r1=step % 16 == 0))
         step, seconds = step + 1, budget.seconds()
         follow(average, network, half_life=min(EMA_IMAGES / batch, step / 10))
         if budget.due():
@@ -86,7 +87,7 @@ def discriminator_step(
     network: Discriminator, optimiser: torch.optim.Optimizer, real: Tensor, fake: Tensor, *, with_r1: bool
 ) -> float:
     """One update; returns the logistic loss."""
-    with autocast("cpu"):
+    with autocast(real.device.type):
         loss = F.softplus(-network(real)).mean() + F.softplus(network(fake)).mean()
     total = loss
     if with_r1:
@@ -105,7 +106,7 @@ def told_apart(
     network: Discriminator, generator: Generator, portraits: Portraits, pool: NDArray[np.uint8], *, num: int = 128
 ) -> dict[str, float]:
     """Share of portraits with a logit above 0 and of generated ones with one below, and the mean logits of both."""
-    real = studio_portraits(portraits, pool, np.random.default_rng(1), batch=num)
+    real = studio_portraits(portraits, pool, np.random.default_rng(1), batch=num).to(generator.mean_w.device)
     fake = draw_portraits(generator, num, seed=3).clamp(-1, 1)
     logits = {name: torch.cat([network(part) for part in torch.split(images, 32)]) for name, images in
               (("real", real), ("fake", fake))}  # fmt: skip

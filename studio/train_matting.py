@@ -87,13 +87,13 @@ def baselines(alpha: Tensor, hair: Tensor) -> dict[str, float]:
 class Validation:
     """The same composites of held-out people every time."""
 
-    def __init__(self, renders: Path, *, size: int) -> None:
+    def __init__(self, renders: Path, *, size: int, device: str = "cpu") -> None:
         pool = background_pool(NUM_VALIDATED, size, seed=1_000_000)
         rng = np.random.default_rng(0)
         portraits = load_portraits(renders, "val", size=size)
         sizes = [min(32, NUM_VALIDATED - start) for start in range(0, NUM_VALIDATED, 32)]
         parts = [matting_pairs(portraits, pool, rng, batch=one) for one in sizes]
-        self.image, self.alpha, self.hair = (torch.cat(x) for x in zip(*parts, strict=True))
+        self.image, self.alpha, self.hair = (torch.cat(x).to(device) for x in zip(*parts, strict=True))
         self.baselines = baselines(self.alpha, self.hair)
 
     @torch.no_grad()
@@ -109,7 +109,7 @@ class Validation:
     def picture(self, network: nn.Module, matte: Matte, path: Path, *, num: int = 16) -> None:
         """Composite | alpha | true alpha | cut out over a checkerboard, two portraits a row."""
         image, alpha, predicted = self.image[:num], self.alpha[:num], self.predict(network, matte, num)
-        cut_out = predicted * image + (1 - predicted) * checkerboard(image.shape[-1])
+        cut_out = predicted * image + (1 - predicted) * checkerboard(image.shape[-1]).to(image.device)
         save_grid(path, alternate([image, predicted * 2 - 1, alpha * 2 - 1, cut_out]), columns=8)
 
 
@@ -132,6 +132,7 @@ def train_matting(
     num_backgrounds: int = 2000,
     warm: bool = False,
     backbone: Path | None = None,
+    device: str = "cpu",
 ) -> None:
     """Trains one of the matting networks, from its last snapshot if there is one.
 
@@ -145,6 +146,8 @@ def train_matting(
         max_steps: stop after this many steps instead.
         warm: a network that would start from nothing starts from the embedded one.
         backbone: file of a MobileNetV2, see `backbone_state`; "default" that would start from nothing starts with it.
+        batch: composites a step.
+        device: where to compute; every draw is the CPU's, and a snapshot goes on anywhere.
     """
     if backbone is not None and (network != "default" or warm):
         raise ValueError("a backbone is for the default network alone, and not where it starts from the embedded one")
@@ -157,8 +160,8 @@ def train_matting(
     seed = 2 * seed + recipe.parity  # never the same draws for both
     portraits = load_portraits(renders, "train", size=size).half(recipe.parity)
     pool = background_pool(num_backgrounds, size, seed=seed)
-    validation = Validation(renders, size=size)
-    run = Run(recipe, seed=seed)
+    validation = Validation(renders, size=size, device=device)
+    run = Run(recipe, seed=seed, device=device)
     if saved := load_state(state / f"matting-{network}.pt"):
         run.resume(saved)
     elif warm:
@@ -191,11 +194,12 @@ def train_matting(
 class Run:
     """A network, its averaged copy and its optimiser: everything a snapshot holds."""
 
-    def __init__(self, recipe: Recipe, *, seed: int) -> None:
+    def __init__(self, recipe: Recipe, *, seed: int, device: str = "cpu") -> None:
         torch.manual_seed(seed)  # first weights only; no draw of a step comes from here
         self.recipe, self.step, self.seconds = recipe, 0, 0.0
         self.continues: dict[str, Any] = {}  # the embedded network that it started from, for the card
-        self.network = recipe.build().to(memory_format=recipe.layout)
+        self.device = torch.device(device)
+        self.network = recipe.build().to(self.device).to(memory_format=recipe.layout)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=recipe.lr, weight_decay=1e-4, fused=True)
 
@@ -224,11 +228,12 @@ class Run:
         self.continues = {"backbone": SOURCE}
 
     def train_step(self, image: Tensor, alpha: Tensor, *, share: float) -> float:
-        """One update at this share of the budget; returns the loss."""
+        """One update at this share of the budget, on tensors from any device; returns the loss."""
         self.optimiser.param_groups[0]["lr"] = self.recipe.lr * cosine_rate(share)
         self.network.train()
-        with autocast("cpu"):
-            loss = self.recipe.loss(self.network, image.contiguous(memory_format=self.recipe.layout), alpha)
+        image = image.to(self.device, memory_format=self.recipe.layout)
+        with autocast(self.device.type):
+            loss = self.recipe.loss(self.network, image, alpha.to(self.device))
         self.step += 1
         update(self.network, self.average, self.optimiser, loss, half_life=min(300, self.step / 5))
         return loss.item()

@@ -25,6 +25,12 @@ from mattesmith.finetune.networks import recipe_of
 from mattesmith.finetune.pictures import Item
 from mattesmith.finetune.train import Run, mean_error
 from mattesmith.gen import Discriminator, Generator, draw_latents, sample
+from mattesmith.studio import embedded, projected
+from mattesmith.studio.frechet import pooled_features
+from mattesmith.studio.train_discriminator import discriminator_step
+from mattesmith.studio.train_generator import Trainer
+from mattesmith.studio.train_matting import RECIPES, Recipe
+from mattesmith.studio.train_matting import Run as TrainingRun
 
 CUDA = torch.device("cuda", 0)
 SIDE = 32
@@ -33,7 +39,7 @@ CHANNELS = {4: 8, 8: 8, 16: 8, 32: 8}
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
-    """Inside, "cuda" is a device, and what a fake tensor says to Python is 0, False or nothing."""
+    """Inside, "cuda" is a device, and a fake tensor is 0 and true where Python asks."""
 
     def answered(name: str, answer: Callable[[Tensor], Any]) -> None:
         known = getattr(Tensor, name)
@@ -41,8 +47,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
             Tensor, name, lambda self, *a, **k: answer(self) if isinstance(self, FakeTensor) else known(self, *a, **k)
         )
 
-    def listed(one: Tensor) -> Any:
-        return np.zeros(tuple(one.shape), bool if one.dtype == torch.bool else int).tolist()
+    def number(one: Tensor) -> Any:
+        return 0.0 if one.is_floating_point() else 0
 
     def as_array(one: Tensor) -> Any:
         assert one.device.type == "cpu", "numpy asks for a tensor on the device"
@@ -52,6 +58,9 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
         copy = one.detach().clone()
         return nn.Parameter(copy, one.requires_grad) if isinstance(one, nn.Parameter) else copy
 
+    def without_slope(_: Tensor, inputs: Any, **__: Any) -> list[Tensor]:
+        return [torch.zeros_like(one) for one in ([inputs] if isinstance(inputs, Tensor) else inputs)]
+
     def moved(self: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         for module in self.modules():
             for name, one in module._parameters.items():
@@ -60,12 +69,12 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
             module._buffers |= {name: change(one) for name, one in module._buffers.items() if one is not None}
         return self
 
-    answers = {"item": lambda _: 0.0, "__bool__": lambda _: True, "__float__": lambda _: 0.0, "tolist": listed,
+    answers = {"item": number, "__bool__": lambda _: True, "__float__": lambda _: 0.0,
                "numpy": as_array, "__array__": as_array, "__deepcopy__": copied}  # fmt: skip
     for name, answer in answers.items():
         answered(name, answer)
     monkeypatch.setattr(nn.Module, "_apply", moved)  # torch's own cannot exchange fake parameters
-    monkeypatch.setattr(torch.autograd, "grad", lambda _, inputs, **__: [torch.zeros_like(one) for one in inputs])
+    monkeypatch.setattr(torch.autograd, "grad", without_slope)
     monkeypatch.setattr(torch.autograd, "backward", lambda _: None)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
@@ -137,3 +146,48 @@ def test_inverting(pretended: FakeTensorMode) -> None:
     targets = [(draw_latents(0, 0, 0, z_dim=8), torch.zeros(3, SIDE, SIDE))]
     (one,) = invert(targets, generator, frozen(Perceptual(Trunk(), card={})), steps=2, slots=2)
     assert one.sample.image.device == CUDA
+
+
+# The studio's trainings
+
+
+class Features(nn.Module):
+    """Frozen, at a half and a quarter of the side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in ((3, 4), (4, 6)))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        first = self.convs[0](image)
+        return [first, self.convs[1](first)]
+
+
+def test_training_the_generator(monkeypatch: pytest.MonkeyPatch, pretended: FakeTensorMode) -> None:
+    monkeypatch.setattr(embedded, "CHANNELS", CHANNELS)
+    monkeypatch.setattr(embedded, "DIMS", {"z_dim": 8, "w_dim": 16, "num_mapping_layers": 2})
+    monkeypatch.setattr(projected, "FEATURES", (4, 6))
+    monkeypatch.setattr(projected, "MIXED", (4, 8))
+    trunk = frozen(Features())
+    trainer = Trainer(trunk, size=SIDE, view=SIDE // 2, seed=0, lr=1e-3, device="cuda")
+    real = torch.zeros(2, 3, SIDE, SIDE)
+    projected.calibrate(trainer.discriminator, real.to(CUDA))
+    trainer.train_step(real)
+    embedded.estimate_mean_w(trainer.average, num=4)
+    drawn = embedded.draw_portraits(trainer.average, 2)
+    assert drawn.device == CUDA and pooled_features(drawn, trunk, view=SIDE // 2).shape == (2, 8)
+
+
+def test_training_the_discriminator(pretended: FakeTensorMode) -> None:
+    network = Discriminator(resolution=SIDE, channels=CHANNELS, group=1).to("cuda")
+    optimiser = torch.optim.Adam(network.parameters())
+    real, fake = (torch.zeros(2, 3, SIDE, SIDE, device=CUDA) for _ in range(2))
+    assert discriminator_step(network, optimiser, real, fake, with_r1=True) == 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_training_the_matting_networks(recipe: Recipe, pretended: FakeTensorMode) -> None:
+    run = TrainingRun(recipe, seed=0, device="cuda")
+    image, alpha = torch.zeros(2, 3, SIDE, SIDE), torch.zeros(2, 1, SIDE, SIDE)
+    assert run.train_step(image, alpha, share=0.5) == 0
+    assert recipe.matte(run.average, image.to(CUDA)).device == CUDA
