@@ -1,11 +1,13 @@
 """How fast the enhancement is: ours beside the paper's loop, on the same networks, in one run.
 
     python bench/enhance.py --json enhance.json
+    python bench/enhance.py --device cuda --size 256 --slots 64 --n 128 --json enhance.json
 
 (a) the paper's loop, (b) ours for the same number of steps, both with the paper's objective and with our own,
 (c) to the same objective, (d) the share of the counted floor, (e) scaling with batch, workers and resolution,
 (f) where the time goes. On a CPU every rate is that of the whole machine: the paper's loop with all threads, ours as
-one process a core. Wall time: leave the machine alone meanwhile.
+one process a core; on a GPU ours is one process with many slots. Another size than the embedded generator's has random
+weights, so that only times count. Wall time: leave the machine alone meanwhile.
 """
 
 import json
@@ -41,11 +43,26 @@ PAPER = PRESETS["paper"]
 OURS = PRESETS["default"]
 
 
-def load() -> Networks:
-    """The embedded networks."""
-    return Networks(
+def load(device: str = "cpu", size: int | None = None) -> Networks:
+    """The embedded networks, on a device; of another size than theirs see `at_resolution`."""
+    networks = Networks(
         gen.load_generator(), gen.load_discriminator(), enhancing.load_matting("default"), enhancing.load_perceptual()
     )
+    if size is not None and size != networks.generator.resolution:
+        networks = at_resolution(networks, size)
+    return networks._replace(**{name: one.to(device) for name, one in networks._asdict().items() if one is not None})
+
+
+def device_of(networks: Networks) -> torch.device:
+    """Where they are."""
+    return networks.generator.mean_w.device
+
+
+def seconds_now(device: torch.device) -> float:
+    """A clock that waits for what the device was told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def candidates(networks: Networks, *, seed: int = 1, shard: int = 0) -> Iterator[gen.Sample]:
@@ -67,25 +84,26 @@ def paper_seconds(networks: Networks, *, steps: int, num: int) -> float:
     torch.set_num_threads(CORES)
     samples = list(islice(candidates(networks), num + 1))
     list(paper_loop(samples[0], networks, PAPER, steps=1, lr=PAPER.lr_ws))  # fills the libraries' caches
-    start = time.perf_counter()
+    start = seconds_now(device_of(networks))
     for sample in samples[1:]:
         list(paper_loop(sample, networks, PAPER, steps=steps, lr=PAPER.lr_ws))
-    return (time.perf_counter() - start) / (num * (steps + 1))
+    return (seconds_now(device_of(networks)) - start) / (num * (steps + 1))
 
 
 def worker(name: str, settings: dict[str, Any], num: int, shard: int, pipe: Any) -> None:
     """One process: says when it is warm, enhances `num` portraits when told to, and tells how long it took."""
     torch.set_num_threads(1)
-    networks = load()
+    networks = load(settings.pop("device"), settings.pop("size"))
+    device = device_of(networks)
     preset = never_done(PRESETS[name], settings.pop("steps"))
     stream = enhancing.enhance(candidates(networks, shard=shard), *networks, preset=preset, **settings)
     slots = settings.get("slots", 8)
     list(islice(stream, slots))  # the next portraits enter the slots only when they are asked for
     pipe.send("warm")
     pipe.recv()
-    start = time.perf_counter()
+    start = seconds_now(device)
     list(islice(stream, num))
-    pipe.send(time.perf_counter() - start)
+    pipe.send(seconds_now(device) - start)
 
 
 def our_rate(name: str, *, num: int, workers: int, **settings: Any) -> float:
@@ -128,7 +146,7 @@ def to_our_objective(networks: Networks, *, num: int, max_steps: int) -> list[di
 # (d) and (f)
 
 
-def parts(networks: Networks, *, batch: int, bf16: bool) -> dict[str, tuple[Callable[[], Tensor], list[Tensor]]]:
+def parts(networks: Networks, *, batch: int) -> dict[str, tuple[Callable[[], Tensor], list[Tensor]]]:
     """What one step runs: a function of its inputs, and the inputs that take a gradient."""
     samples = list(islice(candidates(networks), batch))
     ws = torch.stack([sample.ws for sample in samples]).requires_grad_(True)
@@ -149,7 +167,7 @@ def parts(networks: Networks, *, batch: int, bf16: bool) -> dict[str, tuple[Call
 
     def cast(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def cast_run() -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with enhancing.autocast(device_of(networks).type):
                 return run().float()
 
         return cast_run
@@ -157,14 +175,14 @@ def parts(networks: Networks, *, batch: int, bf16: bool) -> dict[str, tuple[Call
     return {name: (cast(run), inputs) for name, (run, inputs) in made.items()}
 
 
-def seconds_of(run: Callable[[], Any], *, repeats: int = 5) -> float:
+def seconds_of(run: Callable[[], Any], device: torch.device, *, repeats: int = 5) -> float:
     """Least wall seconds of some calls."""
     run()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = seconds_now(device)
         run()
-        times.append(time.perf_counter() - start)
+        times.append(seconds_now(device) - start)
     return min(times)
 
 
@@ -173,35 +191,38 @@ def split_of_a_step(networks: Networks, *, batch: int) -> tuple[dict[str, float]
     precision."""
     torch.set_num_threads(1)
     times, flops = {}, {}
-    for name, (run, inputs) in parts(networks, batch=batch, bf16=enhancing.bf16_pays("cpu")).items():
+    for name, (run, inputs) in parts(networks, batch=batch).items():
 
         def both(run: Callable[[], Tensor] = run, inputs: list[Tensor] = inputs) -> None:
             torch.autograd.grad(run().sum(), inputs)
 
-        times[name] = seconds_of(both) / batch * 1000
+        times[name] = seconds_of(both, device_of(networks)) / batch * 1000
         with FlopCounterMode(display=False) as counter:
             run().sum().backward()  # the counter's hooks refuse `autograd.grad` with leaves
         flops[name] = counter.get_total_flops() / batch / 1e9
     return times, flops
 
 
-def peak_gflops() -> float:
-    """GFLOP/s of one core in the best case here: a large matrix product in the loop's precision."""
+def peak_gflops(device: torch.device) -> float:
+    """GFLOP/s of one core, or of the GPU, in the best case here: a large matrix product in the loop's precision."""
     torch.set_num_threads(1)
-    a = torch.randn(2048, 2048, dtype=torch.bfloat16 if enhancing.bf16_pays("cpu") else torch.float32)
-    return 2 * 2048**3 / seconds_of(lambda: a @ a) / 1e9
+    side = 8192 if device.type == "cuda" else 2048
+    dtype = torch.bfloat16 if enhancing.bf16_pays(device.type) else torch.float32
+    a = torch.randn(side, side, dtype=dtype, device=device)
+    return 2 * side**3 / seconds_of(lambda: a @ a, device) / 1e9
 
 
 def split_of_a_portrait(networks: Networks, *, num: int) -> dict[str, float]:
     """Milliseconds a portrait of everything around the steps, one thread, and of the whole."""
     torch.set_num_threads(1)
-    second = enhancing.load_matting("second")
+    device = device_of(networks)
+    second = enhancing.load_matting("second").to(device)
     times = dict.fromkeys(("sampling", "enhancing", "scoring", "encoding", "writing"), 0.0)
 
     def timed(name: str, run: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
+        start = seconds_now(device)
         made = run()
-        times[name] += (time.perf_counter() - start) / num * 1000
+        times[name] += (seconds_now(device) - start) / num * 1000
         return made
 
     stream = candidates(networks, seed=3)
@@ -224,10 +245,11 @@ def step_seconds(networks: Networks, *, batch: int, steps: int = 4) -> float:
     """Wall seconds a portrait and step, one thread."""
     torch.set_num_threads(1)
     preset = never_done(OURS, 1000)
-    slots = Slots(batch, networks, preset, precision=enhancing.chosen_precision("auto", "cpu"))
+    device = device_of(networks)
+    slots = Slots(batch, networks, preset, precision=enhancing.chosen_precision("auto", device.type))
     for slot, sample in enumerate(islice(candidates(networks), batch)):
         slots.fill(slot, enter(sample, networks, preset, enhancing.colour_gradient, order=slot))
-    return seconds_of(slots.step, repeats=steps) / batch
+    return seconds_of(slots.step, device, repeats=steps) / batch
 
 
 def at_resolution(networks: Networks, resolution: int) -> Networks:
@@ -238,7 +260,7 @@ def at_resolution(networks: Networks, resolution: int) -> Networks:
     generator = gen.Generator(resolution=resolution, channels=channels, z_dim=networks.generator.z_dim,
                               w_dim=networks.generator.w_dim)  # fmt: skip
     discriminator = gen.Discriminator(resolution=resolution, channels=channels)
-    frozen = [network.eval().requires_grad_(False) for network in (generator, discriminator)]
+    frozen = [network.eval().requires_grad_(False).to(device_of(networks)) for network in (generator, discriminator)]
     return networks._replace(generator=frozen[0], discriminator=frozen[1])
 
 
@@ -257,12 +279,22 @@ def difference_of_generators(networks: Networks, sample: gen.Sample) -> float:
 )
 @click.option("--num-equal", type=click.IntRange(0), default=3, show_default=True, help="Portraits of (c).")
 @click.option("--max-steps", type=click.IntRange(1), default=500, show_default=True, help="Of the paper's loop in (c).")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--size", type=click.IntRange(64), help="Pixels, a power of two [default: the embedded generator's].")
+@click.option("--slots", type=click.IntRange(1), default=8, show_default=True, help="Portraits in a batch of ours.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write all numbers.")
-def main(steps: int, n: int, num_paper: int, num_equal: int, max_steps: int, path: Path | None) -> None:
+def main(
+    steps: int, n: int, num_paper: int, num_equal: int, max_steps: int, device: str, size: int | None, slots: int,
+    path: Path | None,
+) -> None:  # fmt: skip
     """Print the tables."""
-    networks = load()
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    networks, processes = load(device, size), CORES if device == "cpu" else 1
+    where: dict[str, Any] = {"device": device, "size": size, "slots": slots}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    machine = f"{os.uname().machine}, {CORES} cores, torch {torch.__version__}, commit {commit.strip()}"
+    gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
+    machine = f"{os.uname().machine}, {CORES} cores{gpu}, torch {torch.__version__}, commit {commit.strip()}"
     made: dict[str, Any] = {"machine": machine, "load": os.getloadavg()[0], "steps": steps}
     print(f"{machine}, load {made['load']:.1f}; {networks.generator.resolution} px, {steps} steps")
     difference = difference_of_generators(networks, next(candidates(networks)))
@@ -272,18 +304,18 @@ def main(steps: int, n: int, num_paper: int, num_equal: int, max_steps: int, pat
     made["a"] = 1 / (one_step * steps)
     print(f"(a) paper's loop, {CORES} threads     {one_step * 1000:7.1f} ms a step  {made['a']:7.4f} portraits/s")
     for label, name, workers, knobs in (
-        ("b paper objective", "paper", CORES, {}),
-        ("b our objective", "default", CORES, {}),
-        ("b ours, compiled", "default", CORES, {"compiled": True}),
+        ("b paper objective", "paper", processes, {}),
+        ("b our objective", "default", processes, {}),
+        ("b ours, compiled", "default", processes, {"compiled": True}),
         ("b ours, one worker", "default", 1, {}),
     ):
-        made[label] = our_rate(name, num=n, workers=workers, steps=steps, **knobs)
+        made[label] = our_rate(name, num=n, workers=workers, steps=steps, **where, **knobs)
         ratio = made[label] / made["a"]
         print(f"({label:18}) {workers} x 1 thread {'':17} {made[label]:7.4f} portraits/s  {ratio:5.1f} x")
     made["workers"] = made["b our objective"] / made["b ours, one worker"]
-    print(f"(e) {CORES} workers against one: {made['workers']:.2f} x")
+    print(f"(e) {processes} workers against one: {made['workers']:.2f} x")
 
-    early = our_rate("default", num=n, workers=CORES, steps=OURS.steps)
+    early = our_rate("default", num=n, workers=processes, steps=OURS.steps, **where)
     rows = to_our_objective(networks, num=num_equal, max_steps=max_steps)
     made["c"] = rows
     for row in rows:
@@ -294,8 +326,8 @@ def main(steps: int, n: int, num_paper: int, num_equal: int, max_steps: int, pat
         )
         print(f"(c) objective {row['before']:.3f} -> {row['reached']:.3f}; the paper's loop gets there with {needed}")
 
-    times, flops = split_of_a_step(networks, batch=8)
-    whole, peak = step_seconds(networks, batch=8) * 1000, peak_gflops()
+    times, flops = split_of_a_step(networks, batch=slots)
+    whole, peak = step_seconds(networks, batch=slots) * 1000, peak_gflops(device_of(networks))
     made |= {"times_ms": times, "gflop": flops, "step_ms": whole, "peak_gflops": peak}
     floor = sum(flops.values()) / peak * 1000
     print(f"(d) {sum(flops.values()):.2f} GFLOP a step, floor {floor:.1f} ms at {peak:.0f} GFLOP/s, "
@@ -308,12 +340,16 @@ def main(steps: int, n: int, num_paper: int, num_equal: int, max_steps: int, pat
     for name, value in portrait.items():
         print(f"(f) {name:14} {value:6.1f} ms a portrait, {value / sum(portrait.values()):4.0%}")
 
-    made["batch_ms"] = {batch: step_seconds(networks, batch=batch) * 1000 for batch in (1, 2, 4, 8, 16)}
+    made["batch_ms"] = {batch: step_seconds(networks, batch=batch) * 1000 for batch in sorted({1, 2, 4, 8, 16, slots})}
     print("(e) batch      " + ", ".join(f"{batch}: {value:.1f} ms" for batch, value in made["batch_ms"].items()))
     made["resolution_ms"] = {
-        side: step_seconds(at_resolution(networks, side), batch=4, steps=2) * 1000 for side in (64, 128, 256)
+        side: step_seconds(at_resolution(networks, side), batch=slots // 2 or 1, steps=2) * 1000
+        for side in (64, 128, 256)
     }
     print("(e) resolution " + ", ".join(f"{side}: {value:.1f} ms" for side, value in made["resolution_ms"].items()))
+    if device == "cuda":
+        made["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        print(f"peak memory of the steps above on the GPU: {made['peak_mib']:.0f} MiB")
     if path is not None:
         path.write_text(json.dumps(made, indent=1, default=str) + "\n")
 

@@ -5,6 +5,7 @@ way back through the graph: gradients are 0 here.
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from mattesmith.enhance import PRESETS, Matting, enhance
+from mattesmith.enhance import PRESETS, Matting, Portrait, enhance, enhance_photos
+from mattesmith.enhance.align import whole
 from mattesmith.enhance.invert import invert
-from mattesmith.enhance.matting.load import ARCHITECTURES, trimap_of
+from mattesmith.enhance.matting.load import ARCHITECTURES, Architecture, deeplab_alpha, trimap_of
 from mattesmith.enhance.matting.modnet import MODNet
 from mattesmith.enhance.matting.unet import UNet
 from mattesmith.enhance.perceptual import Perceptual, Trunk
-from mattesmith.filters import score
-from mattesmith.finetune import evaluate
+from mattesmith.filters import decide, score
+from mattesmith.finetune import evaluate, photo_facts
 from mattesmith.finetune.networks import recipe_of
 from mattesmith.finetune.pictures import Item
 from mattesmith.finetune.train import Run, mean_error
 from mattesmith.gen import Discriminator, Generator, draw_latents, sample
+from mattesmith.shards import encode, write_photo
 from mattesmith.studio import embedded, projected
 from mattesmith.studio.frechet import pooled_features
 from mattesmith.studio.train_discriminator import discriminator_step
@@ -84,8 +87,12 @@ def frozen(network: Any) -> Any:
     return network.to("cuda").eval().requires_grad_(False)
 
 
-def new_unet() -> Matting:
-    return Matting(UNet(), ARCHITECTURES["unet"], name="new", card={})
+def small(channels: int = 1, **kind: bool) -> Matting:
+    """A network of one convolution: alpha, or with makes_trimap=True and 3 channels the logits of a trimap."""
+    facts = {"needs_trimap": False, "makes_trimap": False} | kind
+    alpha = deeplab_alpha if facts["makes_trimap"] else lambda network, image, trimap: network(image).sigmoid()
+    known = Architecture(lambda: nn.Conv2d(3, channels, 3, padding=1), alpha, 4, licence="", source="", **facts)
+    return frozen(Matting(known.build(), known, name="small", card={}))
 
 
 def test_the_pretended_device_refuses_tensors_of_another(pretended: FakeTensorMode) -> None:
@@ -119,23 +126,21 @@ def test_every_architecture(architecture: str, pretended: FakeTensorMode) -> Non
 def test_sampling_enhancing_and_scoring(preset: str, pretended: FakeTensorMode) -> None:
     generator = frozen(Generator(resolution=SIDE, channels=CHANNELS, z_dim=8, w_dim=8, num_mapping_layers=2))
     discriminator = frozen(Discriminator(resolution=SIDE, channels=CHANNELS))
-    matting, second = (frozen(new_unet()) for _ in range(2))
+    matting, second = small(), small()
     perceptual = frozen(Perceptual(Trunk(), card={}))
     samples = sample(generator, [draw_latents(0, 0, 0, z_dim=8)], batch=2)
     (one,) = enhance(samples, generator, discriminator, matting, perceptual, preset=preset, steps=2, slots=2)
     assert one.image.device == one.alpha.device == CUDA
-    assert score(one, matting, second, perceptual, discriminator)["agreement"] == 0
+    scored = decide(one, score(one, matting, second, perceptual, discriminator))
+    assert scored.scores["agreement"] == 0 and encode(scored, key="0" * 10).files
 
 
-@pytest.mark.parametrize("coarse", ["unet", "deeplab"])
-def test_enhancing_with_trimaps(coarse: str, pretended: FakeTensorMode) -> None:
+@pytest.mark.parametrize("coarse", [{}, {"channels": 3, "makes_trimap": True}], ids=["alpha", "classes"])
+def test_enhancing_with_trimaps(coarse: dict[str, Any], pretended: FakeTensorMode) -> None:
     generator = frozen(Generator(resolution=SIDE, channels=CHANNELS, z_dim=8, w_dim=8, num_mapping_layers=2))
-    matting, trimap = (
-        frozen(Matting(ARCHITECTURES[name].build(), ARCHITECTURES[name], name="new", card={}))
-        for name in ("dim", coarse)
-    )
-    samples = sample(generator, [draw_latents(0, 0, 0, z_dim=8)], batch=2)
+    matting, trimap = small(needs_trimap=True), small(**coarse)
     matting.coarse_matting = trimap
+    samples = sample(generator, [draw_latents(0, 0, 0, z_dim=8)], batch=2)
     perceptual = frozen(Perceptual(Trunk(), card={}))
     (one,) = enhance(samples, generator, None, matting, perceptual, trimap, steps=2, slots=2)
     assert one.alpha.device == CUDA
@@ -146,6 +151,20 @@ def test_inverting(pretended: FakeTensorMode) -> None:
     targets = [(draw_latents(0, 0, 0, z_dim=8), torch.zeros(3, SIDE, SIDE))]
     (one,) = invert(targets, generator, frozen(Perceptual(Trunk(), card={})), steps=2, slots=2)
     assert one.sample.image.device == CUDA
+
+
+def test_enhancing_photos(tmp_path: Path, pretended: FakeTensorMode) -> None:
+    networks = {
+        "generator": frozen(Generator(resolution=SIDE, channels=CHANNELS, z_dim=8, w_dim=8, num_mapping_layers=2)),
+        "matting": small(),
+        "perceptual": frozen(Perceptual(Trunk(), card={})),
+    }
+    latents = draw_latents(0, 0, 0, z_dim=8)
+    portrait = Portrait(tmp_path / "one.png", latents, (SIDE, SIDE), whole(SIDE), 0, torch.zeros(3, SIDE, SIDE))
+    (photo,) = enhance_photos([portrait], discriminator=None, **networks, invert_steps=1, steps=1, slots=1)
+    facts = photo_facts(photo, networks | {"second": small()}, true=np.zeros((SIDE, SIDE), np.float32))
+    assert {image.device for image in photo.images.values()} == {CUDA}
+    assert write_photo(tmp_path, photo, facts).is_file()
 
 
 # The studio's trainings
