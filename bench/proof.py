@@ -41,7 +41,7 @@ from mattesmith import shards
 CONTEXT = {"default": "the reference network itself", "second": "the second network"}  # on the same test set
 OVERHEAD = 1.15  # of a training: validations, the measurement, a process' start
 PREFACE = (
-    "Written by `bench/proof.py`, whatever it says. A small network (by default a U-Net of 1.2 M parameters) is",
+    "Written by `bench/proof.py`, whatever it says. A small network (by default a U-Net of 1.4 M parameters) is",
     "trained from nothing on a few labelled portraits (a), then on, in every arm with the same steps, rate, batch",
     "and seeds. The labelled portraits stay a part of every batch in all arms and are varied in all of them alike,",
     "so b is what one would do without generated portraits. All numbers are errors (less is better) on exact mattes",
