@@ -202,12 +202,6 @@ def _precision(words: str) -> Decorator:
     return click.option("--precision", type=choice, default="auto", show_default=True, help=words)
 
 
-def _check_device(device: str) -> None:
-    """Refuses a device that is not there."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
-
-
 # generate
 
 
@@ -259,7 +253,7 @@ def generate(
 
     Run again with the same arguments, it goes on where it stopped and ends with the same bytes.
     """
-    _check_device(device)
+    enhancing.check_device(device)
     precision = _agreed_precision(precision, device, out)
     pipeline = Pipeline(
         generator=generator, discriminator=discriminator, matting=matting, trimap=trimap, perceptual=perceptual,
@@ -390,7 +384,7 @@ def enhance_photos(
     A photo that cannot be used is named, the others go on, and the exit code is 1 at the end.
     """
     _check_photos(photos, out, true_alphas)
-    _check_device(device)
+    enhancing.check_device(device)
     detector = None if no_align else enhancing.load_detector()
     network = gen.load_generator(generator)
     judge = _matching_discriminator(discriminator, generator, network)
@@ -612,7 +606,7 @@ def finetune_network(
 
     The best by validation is kept. Interrupted in any way, the same command goes on where it stopped.
     """
-    _check_device(device)
+    enhancing.check_device(device)
     if real is None and real_share:
         raise click.UsageError("--real-share needs --real, the folder of the pictures")
     share = 0.0 if real is None else 0.25 if real_share is None else real_share
@@ -664,7 +658,7 @@ def evaluate(
 
     NAME_OR_CKPT is what --matting of generate takes, or a .safetensors file with its card beside it.
     """
-    _check_device(device)
+    enhancing.check_device(device)
     total = finetune.count_items(folder)
     matting = finetune.load_network(network).to(device)
     pictures = finetune.items(folder, originals=originals, seed=seed)
@@ -998,7 +992,7 @@ def train_generator(
     """Train the embedded StyleGAN2 on composites of the renders; resumes."""
     from mattesmith.studio.train_generator import train_generator as train
 
-    _check_device(device)
+    enhancing.check_device(device)
     target = Path(gen.__file__).parent / "weights" if export else None
     train(
         renders,
@@ -1038,7 +1032,7 @@ def train_matting(
     """Train the embedded matting networks on composites of the renders; resumes."""
     from mattesmith.studio.train_matting import train_matting as train
 
-    _check_device(device)
+    enhancing.check_device(device)
     target = Path(enhancing.__file__).parent / "weights" if export else None
     train(
         renders, state / f"matting-{network}", network=network, size=size, minutes=minutes, threads=threads,

@@ -36,6 +36,7 @@ import proof_numbers as numbers
 import proof_training as training
 import torch
 
+from mattesmith import enhance as enhancing
 from mattesmith import shards
 
 CONTEXT = {"default": "the reference network itself", "second": "the second network"}  # on the same test set
@@ -125,8 +126,7 @@ def main(
         raise click.UsageError(
             f"--arms {arms}: unknown {', '.join(sorted(unknown))}; known are {', '.join(training.ARMS)}"
         )
-    if device == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    enhancing.check_device(device)
     sums = material.network_sums()
     settings: dict[str, Any] = {
         "labelled": labelled, "n": n, "keep_quantile": keep_quantile, "by": by, "samples": round(keep_quantile * n),
@@ -218,7 +218,7 @@ def trainings(planned: list[training.Job]) -> list[dict[str, Any]]:
     return [{key: one.name if isinstance(one, Path) else one for key, one in each.items()} for each in found]
 
 
-def described(state: Path, settings: Mapping[str, Any], planned: list[training.Job], num_seeds: int) -> list[str]:
+def described(state: Path, settings: Mapping[str, Any], planned: list[training.Job], *, num_seeds: int) -> list[str]:
     """Machine, command, and the sizes of everything, in lines of Markdown."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=material.ROOT, capture_output=True, text=True, check=False

@@ -76,13 +76,17 @@ def read_run(file: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         run: this one: "material", a dict, "training", a dict for every training, "people", the names of the tested.
 
     Raises:
-        ValueError: more than the seeds differs, or less.
+        ValueError: more than the seeds differs, or less, or it is another file.
     """
-    other: dict[str, Any] = json.loads(file.read_text())
-    if different := differences(_without_seeds(other), _without_seeds(run)):
+    try:
+        other: dict[str, Any] = json.loads(file.read_text())
+        there, people = _without_seeds(other), other["people"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no --json of bench/proof.py ({error!r}); name one of this version") from error
+    if different := differences(there, _without_seeds(run)):
         raise ValueError(f"{file} was made with other settings (there / here): {'; '.join(different)}; use the same")
-    if other["people"] != run["people"]:
-        raise ValueError(f"{file} was measured on {len(other['people'])} other people; use renders of the same ones")
+    if people != run["people"]:
+        raise ValueError(f"{file} was measured on {len(people)} other people; use renders of the same ones")
     if twice := {job["seed"] for job in other["training"]} & {job["seed"] for job in run["training"]}:
         raise ValueError(f"{file} holds seed {min(twice)}, too; use another --first-seed")
     return other

@@ -27,7 +27,7 @@ from .perceptual import Perceptual, load_perceptual
 from .photo import Portrait, portrait_of, read_photo, reduced
 from .photos import STATES, EnhancedPhoto, enhance_photos
 from .portrait import Enhanced, averaged_matte
-from .precision import PRECISIONS, autocast, bf16_pays, chosen_precision
+from .precision import PRECISIONS, autocast, bf16_pays, check_device, chosen_precision
 from .trimap import trimap_from_alpha
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "autocast",
     "averaged_matte",
     "bf16_pays",
+    "check_device",
     "chosen_precision",
     "closed_form_alpha",
     "colour_gradient",

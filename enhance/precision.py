@@ -1,8 +1,18 @@
-"""The arithmetic of loops and trainings: bfloat16 where it pays, float32 elsewhere."""
+"""Where loops and trainings compute, and in which arithmetic: bfloat16 where it pays, float32 elsewhere."""
 
 import torch
 
 PRECISIONS = ("auto", "bf16", "float32")
+
+
+def check_device(device: str) -> None:
+    """Refuses "cuda" where there is none.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no CUDA device here; use --device cpu")
 
 
 def bf16_pays(device: str) -> bool:

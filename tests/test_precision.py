@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from mattesmith import cli, shards
-from mattesmith.enhance import autocast, bf16_pays, chosen_precision
+from mattesmith.enhance import autocast, bf16_pays, check_device, chosen_precision
 
 
 @pytest.fixture(params=[True, False], ids=["bf16 pays", "bf16 is slow"])
@@ -62,3 +62,10 @@ def test_a_dataset_goes_on_in_the_precision_it_was_begun_in(begun: str, pays: bo
     refused = begin(tmp_path / "d", "--precision", other)
     assert f"enhancement.precision: {begun} / {other}" in str(refused.exception)
     assert refused.exit_code != 0 and recorded(tmp_path / "d") == begun
+
+
+def test_a_gpu_that_is_not_there_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_device("cpu")
+    with pytest.raises(ValueError, match=r"^--device cuda: torch finds no CUDA device here; use --device cpu$"):
+        check_device("cuda")

@@ -236,6 +236,10 @@ def test_every_arm_is_made_trained_measured_and_told(
     ):
         with pytest.raises(ValueError, match=message):
             run(tmp_path, renders, **({"arms": "b", "steps": 1} | options), **once)
+    for content in ("[]", "no JSON", '{"material": {}, "training": []}'):
+        (tmp_path / "other.json").write_text(content)
+        with pytest.raises(ValueError, match=r"other.json is no --json of bench/proof.py"):
+            run(tmp_path, renders, **{"with": tmp_path / "other.json"})
     with pytest.raises(ValueError, match=r"other settings .*n: 16 / 18"):
         run(tmp_path, renders, n=18)
     with module("").alone(tmp_path / "proof"), pytest.raises(ValueError, match="another run is working on"):
