@@ -79,7 +79,7 @@ def agree(state: Path, settings: Settings) -> None:
 
 
 def labelled_people(keys: Sequence[str], num: int) -> list[str]:
-    """Names of the train renders for the labelled set: odd ones.
+    """Names of the train renders for the labelled set: the first odd ones, however many people were rendered.
 
     The reference network has learnt from the even ones, and a user's portraits are new to it.
 
@@ -90,11 +90,11 @@ def labelled_people(keys: Sequence[str], num: int) -> list[str]:
     if len(odd) < num:
         raise ValueError(f"{num} labelled portraits of odd identities are needed, the renders of train have {len(odd)} "
                          f"odd of {len(keys)}; render more, or lower --labelled")  # fmt: skip
-    return sorted(str(key) for key in np.random.default_rng(0).permutation(odd)[:num])
+    return sorted(odd, key=int)[:num]
 
 
 def other_people(keys: Sequence[str], labelled: Collection[int], num: int) -> list[str]:
-    """Names of the train renders for the upper bound.
+    """Names of the train renders for the upper bound: the first who are not labelled.
 
     Raises:
         ValueError: there are too few.
@@ -103,7 +103,7 @@ def other_people(keys: Sequence[str], labelled: Collection[int], num: int) -> li
     if len(rest) < num:
         raise ValueError(f"{num} portraits of people who are not labelled are needed, the renders of train have "
                          f"{len(rest)} of {len(keys)}; render more, or lower --labelled or --n")  # fmt: skip
-    return sorted(str(key) for key in np.random.default_rng(1).permutation(rest)[:num])
+    return sorted(rest, key=int)[:num]
 
 
 def make_exact(state: Path, renders: Path, settings: Settings, datasets: Collection[str]) -> None:

@@ -150,6 +150,9 @@ def test_labelled_people_are_new_to_the_reference_and_nobody_is_in_two_sets() ->
     exact = material.other_people(keys, {int(key) for key in labelled}, 14)
     assert all(int(key) % 2 for key in labelled) and not set(labelled) & set(exact)
     assert (len(set(labelled)), len(set(exact))) == (6, 14)
+    more = tuple(f"{i:06d}" for i in range(40))  # people rendered later change neither set
+    assert material.labelled_people(more, 6) == labelled
+    assert material.other_people(more, {int(key) for key in labelled}, 14) == exact
     with pytest.raises(ValueError, match=r"11 labelled .* 10 odd of 20; render more, or lower"):
         material.labelled_people(keys, 11)
     with pytest.raises(ValueError, match=r"15 portraits .* 14 of 20; render more, or lower"):
