@@ -18,7 +18,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python cli.py stats $(DEMO) --html $(DEMO)-report.html --sheet $(DEMO)-sheet.png
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
