@@ -4,16 +4,18 @@
 
 The same candidates (a) as sampled, (b) with a random change of the size of the enhancement's, (c) enhanced; every
 measure as its mean change against (a) with a 95 % bootstrap interval, and the share of candidates in which it fell.
-Negative is better for all of them. `agreement` is the second network's; it is in no loss.
+Negative is better for all of them. `agreement` is the second network's; it is in no loss. The paper's preset takes
+hours: candidates can be shared among processes, days and machines, `--first 0 --n 25 --json a.json`, then `--first 25
+--n 25 --with a.json`; the last table holds all that were given.
 """
 
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -21,7 +23,8 @@ import torch
 from tqdm import tqdm
 
 from mattesmith import enhance as enhancing
-from mattesmith import filters, gen
+from mattesmith import filters, gen, shards
+from mattesmith.shards.manifest import differences
 
 ROOT = Path(__file__).parents[1]
 MEASURES = ("entropy", "outside", "certainty", "stability", "agreement", "recomposition", "realism")
@@ -37,6 +40,38 @@ def measured(enhanced: enhancing.Enhanced, networks: dict[str, object]) -> dict[
     """Scores, and the reference network's entropies, of one portrait as it is."""
     scores = filters.score(enhanced, *(networks[name] for name in ("matting", "second", "perceptual", "discriminator")))
     return scores | {name: enhanced.losses[f"{name}_after"] for name in ("entropy", "outside")}
+
+
+def read_run(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier run wrote with --json, if only its candidates are others.
+
+    Raises:
+        click.UsageError: it was made with other settings, or it is another file.
+    """
+    try:
+        run: dict[str, Any] = json.loads(file.read_text())
+        there, _ = run["settings"], (run["candidates"], run["steps"], run["rows"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise click.UsageError(f"{file} is no --json of bench/honesty.py ({error!r})") from error
+    if different := differences(there, settings):
+        raise click.UsageError(f"{file} was made with other settings (there / here): {'; '.join(different)}")
+    return run
+
+
+def joined(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All candidates of several runs, as of one.
+
+    Raises:
+        click.UsageError: one of them is in two runs.
+    """
+    candidates = [candidate for run in runs for candidate in run["candidates"]]
+    if twice := {candidate for candidate in candidates if candidates.count(candidate) > 1}:
+        raise click.UsageError(f"candidate {min(twice)} is in two runs; use another --first, or leave one --with out")
+    return {
+        "candidates": candidates,
+        "steps": [step for run in runs for step in run["steps"]],
+        "rows": {name: [row for run in runs for row in run["rows"][name]] for name in runs[0]["rows"]},
+    }
 
 
 def table(rows: dict[str, list[dict[str, float]]]) -> str:
@@ -56,7 +91,12 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
 
 
 @click.command()
-@click.option("--n", type=click.IntRange(8), default=200, show_default=True, help="Candidates.")
+@click.option("--n", type=click.IntRange(8), default=200, show_default=True, help="Candidates of this run.")
+@click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="Number of the first of them.")
+@click.option(
+    "--with", "earlier", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True,
+    help="The --json of a run over other candidates, which count as well; may be given several times.",
+)  # fmt: skip
 @click.option("--preset", default="default", show_default=True, help="Preset of the enhancement.")
 @click.option("--set", "settings", multiple=True, help="NAME=NUMBER of the preset to replace, for tuning.")
 @click.option("--psi", type=float, default=0.8, show_default=True, help="Truncation.")
@@ -64,8 +104,9 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of torch.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write all rows.")
 def main(
-    n: int, preset: str, settings: tuple[str, ...], psi: float, seed: int, threads: int, path: Path | None
-) -> None:
+    n: int, first: int, earlier: tuple[Path, ...], preset: str, settings: tuple[str, ...], psi: float, seed: int,
+    threads: int, path: Path | None,
+) -> None:  # fmt: skip
     """Print the table."""
     torch.set_num_threads(threads)
     kinds = {field.name: type(getattr(enhancing.PRESETS[preset], field.name)) for field in fields(enhancing.Preset)}
@@ -77,14 +118,18 @@ def main(
         "perceptual": enhancing.load_perceptual(),
     }  # fmt: skip
     parts = [networks[name] for name in ("generator", "discriminator", "matting", "perceptual")]
+    sums = {name: network.card["sha256"] for name, network in networks.items()}
+    made_with: dict[str, Any] = {"preset": repr(chosen), "psi": psi, "seed": seed, "networks": sums}
+    runs = [read_run(file, made_with) for file in earlier]
+    joined([{"candidates": list(range(first, first + n)), "steps": [], "rows": {}}, *runs])  # refused before any work
 
     def samples() -> Iterator[gen.Sample]:
         z_dim = networks["generator"].z_dim
-        latents = (gen.draw_latents(seed, 0, index, z_dim=z_dim) for index in count())
-        return islice(gen.sample(networks["generator"], latents, psi=psi), n)
+        latents = (gen.draw_latents(seed, 0, index, z_dim=z_dim) for index in range(first, first + n))
+        return gen.sample(networks["generator"], latents, psi=psi)
 
     rows: dict[str, list[dict[str, float]]] = {"original": [], "random": [], "enhanced": []}
-    steps, drifts = [], []
+    steps = []
     originals = enhancing.enhance(samples(), *parts, preset=chosen, steps=0)
     enhanced = tqdm(enhancing.enhance(samples(), *parts, preset=chosen), total=n, desc=preset)
     for original, one in zip(originals, enhanced, strict=True):
@@ -92,16 +137,18 @@ def main(
         for variant, portrait in (("original", original), ("random", control), ("enhanced", one)):
             rows[variant].append(measured(portrait, networks))
         steps.append(one.steps)
-        drifts.append(rows["enhanced"][-1]["drift"])
+    run = {"settings": made_with, "candidates": list(range(first, first + n)), "steps": steps, "rows": rows}
+    if path is not None:
+        shards.publish_text(path, json.dumps(run) + "\n")
+    everything = joined([run, *runs])
+    steps, drifts = everything["steps"], [row["drift"] for row in everything["rows"]["enhanced"]]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     print(f"{os.uname().machine}, {os.cpu_count()} cores, torch {torch.__version__}, commit {commit.strip()}")
-    print(f"{n} candidates, psi {psi}, {chosen}")
+    print(f"{len(steps)} candidates, psi {psi}, {chosen}")
     print(
         f"kept steps: mean {np.mean(steps):.1f}, none {np.mean(np.array(steps) == 0):.0%}; drift {np.mean(drifts):.4f}"
     )
-    print(table(rows))
-    if path is not None:
-        path.write_text(json.dumps(rows))
+    print(table(everything["rows"]))
 
 
 if __name__ == "__main__":

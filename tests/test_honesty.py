@@ -1,0 +1,42 @@
+"""Runs over other candidates count together, and nothing else does."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+
+SETTINGS = {"preset": "p", "psi": 0.8, "seed": 1, "networks": {"matting": "0f"}}
+
+
+@pytest.fixture
+def honesty(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
+    return importlib.import_module("honesty")
+
+
+def run(candidates: list[int], agreement: float) -> dict[str, Any]:
+    rows = {name: [{"agreement": agreement}] * len(candidates) for name in ("original", "enhanced")}
+    return {"settings": SETTINGS, "candidates": candidates, "steps": [3] * len(candidates), "rows": rows}
+
+
+def test_candidates_of_several_runs_count_as_of_one(honesty: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(run([2, 3], 0.5)))
+    whole = honesty.joined([run([0, 1], 0.25), honesty.read_run(tmp_path / "a.json", SETTINGS)])
+    assert whole["candidates"] == [0, 1, 2, 3] and whole["steps"] == [3, 3, 3, 3]
+    assert [row["agreement"] for row in whole["rows"]["enhanced"]] == [0.25, 0.25, 0.5, 0.5]
+
+
+def test_other_settings_other_files_and_a_candidate_twice_are_refused(honesty: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(click.UsageError, match="candidate 1 is in two runs; use another --first"):
+        honesty.joined([run([0, 1], 0.25), run([1, 2], 0.5)])
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(run([2], 0.5)))
+    with pytest.raises(click.UsageError, match=r"other settings .* psi: 0.8 / 1.0"):
+        honesty.read_run(file, SETTINGS | {"psi": 1.0})
+    file.write_text("{}")
+    with pytest.raises(click.UsageError, match=r"a.json is no --json of bench/honesty.py"):
+        honesty.read_run(file, SETTINGS)
