@@ -526,18 +526,22 @@ def _report_problems(problems: list[shards.Problem]) -> None:
 @click.option("--max-expected-mad", type=click.FloatRange(min=0), help="Keep errors expected up to this (x1000).")
 @click.option("--keep-quantile", type=click.FloatRange(0, 1, min_open=True), help="Keep this share, lowest --by first.")
 @click.option("--by", default="expected_mad", show_default=True, help="The score that --keep-quantile looks at.")
+@click.option("--within", help="Of each tenth by this score keep --keep-quantile: soft_share keeps long hair.")
 @click.option("--where", help='Keep what fulfils a condition: "coverage>0.2 and not holes>0.01".')
 def refilter(
-    folder: Path, out: Path, max_expected_mad: float | None, keep_quantile: float | None, by: str, where: str | None
-) -> None:
+    folder: Path, out: Path, max_expected_mad: float | None, keep_quantile: float | None, by: str, within: str | None,
+    where: str | None,
+) -> None:  # fmt: skip
     """Select portraits of a dataset by their stored scores into a dataset of its own, without generating again."""
     asked = {"--max-expected-mad": max_expected_mad, "--keep-quantile": keep_quantile, "--where": where}
     if sum(value is not None for value in asked.values()) != 1:
         raise click.UsageError(f"give exactly one of {', '.join(asked)}")
+    if within is not None and keep_quantile is None:
+        raise click.UsageError("--within belongs to --keep-quantile; give both, or leave it out")
     if max_expected_mad is not None:
         selection = shards.by_expected_mad(max_expected_mad)
     elif keep_quantile is not None:
-        selection = shards.by_quantile(keep_quantile, by)
+        selection = shards.by_quantile(keep_quantile, by, within=within)
     else:
         selection = shards.by_condition(str(where))
     with tqdm(unit="portrait", desc="refilter", leave=False) as bar:

@@ -70,6 +70,7 @@ PREFACE = (
     help="Share of them that the filter keeps; all arms get so many samples.",
 )  # fmt: skip
 @click.option("--by", default="expected_mad", show_default=True, help="The score that the filter looks at.")
+@click.option("--within", help="As --within of refilter.")
 @click.option("--enhance-steps", type=click.IntRange(0), help="As --steps of generate [default: the preset's].")
 @click.option("--psi", type=click.FloatRange(0, 1.5), default=0.8, show_default=True, help="Truncation of the sampler.")
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True, help="Of the generated portraits.")
@@ -114,9 +115,9 @@ PREFACE = (
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write every number.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the result as Markdown.")
 def main(
-    state: Path, renders: Path, labelled: int, n: int, keep_quantile: float, by: str, enhance_steps: int | None,
-    psi: float, seed: int, shard_size: int, size: int, validation: int, test: int, arms: str, seeds: int,
-    first_seed: int, earlier: tuple[Path, ...], network: str,
+    state: Path, renders: Path, labelled: int, n: int, keep_quantile: float, by: str, within: str | None,
+    enhance_steps: int | None, psi: float, seed: int, shard_size: int, size: int, validation: int, test: int,
+    arms: str, seeds: int, first_seed: int, earlier: tuple[Path, ...], network: str,
     start_steps: int, steps: int, start_lr: float, lr: float, batch: int, real_share: float,
     labelled_backgrounds: str, jobs: int, device: str, readers: int, json_file: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
@@ -129,9 +130,10 @@ def main(
     enhancing.check_device(device)
     sums = material.network_sums()
     settings: dict[str, Any] = {
-        "labelled": labelled, "n": n, "keep_quantile": keep_quantile, "by": by, "samples": round(keep_quantile * n),
-        "enhance_steps": enhance_steps, "psi": psi, "seed": seed, "shard_size": shard_size, "size": size,
-        "validation": validation, "test": test, "networks": sums, "calibration": material.calibration_sum(sums, by),
+        "labelled": labelled, "n": n, "keep_quantile": keep_quantile, "by": by, "within": within,
+        "samples": round(keep_quantile * n), "enhance_steps": enhance_steps, "psi": psi, "seed": seed,
+        "shard_size": shard_size, "size": size, "validation": validation, "test": test, "networks": sums,
+        "calibration": material.calibration_sum(sums, by),
     }  # fmt: skip
     datasets = {training.ARMS[arm].dataset for arm in training.START + arms}
     with alone(state):
@@ -252,7 +254,8 @@ def described(state: Path, settings: Mapping[str, Any], planned: list[training.J
             said = f", expected MAD x1000 {expected:.3g} on average" if expected >= 0 else ""
             lines.append(f"- {arms}: {material.num_there(folder)} portraits{said}.")
     if any(job.place.name == "best" for job in planned):
-        lines.append(f"- e and f: the {settings['keep_quantile']:.0%} with the lowest {settings['by']} of "
+        within = f", of each tenth by {settings['within']}," if settings["within"] else ""
+        lines.append(f"- e and f: the {settings['keep_quantile']:.0%} with the lowest {settings['by']}{within} of "
                      f"{settings['n']} enhanced ones; c, d, j and k: the first of the same candidates.")  # fmt: skip
     return lines
 

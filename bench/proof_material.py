@@ -227,9 +227,9 @@ def make_generated(
         return
     enhance_steps = settings["enhance_steps"]
     generate(folder / "enhanced", int(settings["n"]), settings, workers=workers, device=device, steps=enhance_steps)
-    share, by = float(settings["keep_quantile"]), str(settings["by"])
+    best = shards.by_quantile(float(settings["keep_quantile"]), str(settings["by"]), within=settings["within"])
     first = shards.Selection("first", {"first": num}, lambda columns: np.arange(num_rows(columns)) < num)
-    for name, selection in (("first", first), ("best", shards.by_quantile(share, by))):
+    for name, selection in (("first", first), ("best", best)):
         if not (folder / name / DATASET).exists():
             shards.refilter(folder / "enhanced", folder / name, selection)
 

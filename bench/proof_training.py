@@ -53,6 +53,7 @@ ARMS: Mapping[str, Arm] = {
     "i": Arm("as h, but matted by the reference network", "relabelled", ORIGINALS),
     "j": Arm("as f, but not filtered", "first", ORIGINALS),
     "k": Arm("as f, but raw, not filtered", "raw", ORIGINALS),
+    "l": Arm("as f, but none over its own background", "best", 0.0),
 }
 
 

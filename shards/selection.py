@@ -28,6 +28,7 @@ from .verify import file_problems, recorded_shards
 from .writer import commit, pack, parquet_bytes, publish
 
 EXPECTED_MAD = "expected_mad"
+NUM_WITHIN = 10  # groups of portraits alike in a score
 Columns = Mapping[str, NDArray[np.float64]]
 
 
@@ -50,19 +51,34 @@ def by_condition(condition: str) -> Selection:
     return Selection("where", {"where": condition}, chosen)
 
 
-def by_quantile(share: float, score: str) -> Selection:
-    """The share of the portraits with the lowest score; equal ones in order."""
+def by_quantile(share: float, score: str, *, within: str | None = None) -> Selection:
+    """The share of the portraits with the lowest score; equal ones in order.
+
+    Args:
+        share: in (0, 1].
+        score: what is looked at.
+        within: another score; each tenth of the portraits in its order keeps its own best. An error grows with the
+            hair there is, so that by it alone the people with short hair are kept: "soft_share" keeps them in
+            proportion.
+    """
     if not 0 < share <= 1:
         raise ValueError(f"the share to keep must be above 0 and at most 1, got {share}")
 
     def chosen(columns: Columns) -> NDArray[np.bool_]:
-        need_calibration(score, columns)
+        need_calibration(f"{score} {within}", columns)
         values = column(score, columns)
-        kept = np.zeros(len(values), np.bool_)
-        kept[np.argsort(values, kind="stable")[: round(share * len(values))]] = True
+        alike = [np.arange(len(values))]
+        if within is not None:
+            alike = np.array_split(np.argsort(column(within, columns), kind="stable"), NUM_WITHIN)
+        kept, seen = np.zeros(len(values), np.bool_), 0
+        for part in alike:
+            num = round(share * (seen + len(part))) - round(share * seen)  # over all of them exactly the share
+            kept[part[np.argsort(values[part], kind="stable")[:num]]] = True
+            seen += len(part)
         return kept
 
-    return Selection("quantile", {"keep_quantile": share, "by": score}, chosen)
+    settings = {"keep_quantile": share, "by": score} | ({} if within is None else {"within": within})
+    return Selection("quantile", settings, chosen)
 
 
 def by_expected_mad(limit: float) -> Selection:

@@ -100,6 +100,30 @@ def test_a_quantile_keeps_exactly_its_share_of_the_lowest(
     assert table.loc[table["key"] != "", "scores.coverage"].tolist() == kept
 
 
+def test_within_a_score_every_tenth_of_it_loses_its_own_worst() -> None:
+    hair = np.repeat(np.arange(10.0), 4)  # ten tenths, error grows with it
+    error = 10 * hair + np.tile([3.0, 0.0, 2.0, 1.0], 10)
+    columns = {"soft_share": hair, "expected_mad": error}
+    kept = by_quantile(0.5, "expected_mad", within="soft_share").chosen(columns)
+    assert kept.reshape(10, 4).tolist() == [[False, True, False, True]] * 10
+    assert by_quantile(0.5, "expected_mad").chosen(columns).tolist() == [True] * 20 + [False] * 20
+
+
+@pytest.mark.parametrize(("num", "share"), [(40, 0.8), (23, 0.5), (7, 0.3), (3, 0.34)])
+def test_within_a_score_keeps_exactly_its_share(num: int, share: float) -> None:
+    draw = np.random.default_rng(num).random
+    chosen = by_quantile(share, "error", within="hair").chosen({"error": draw(num), "hair": draw(num)})
+    assert chosen.sum() == round(share * num)
+
+
+def test_what_it_was_within_stands_in_the_configuration(parent: Path, tmp_path: Path) -> None:
+    refilter(parent, tmp_path / "out", by_quantile(0.5, "coverage", within="holes"))
+    wanted = {"keep_quantile": 0.5, "by": "coverage", "within": "holes"}
+    assert shards.read_config(tmp_path / "out")["selection"] == wanted
+    with pytest.raises(ValueError, match="no score 'hair'"):
+        refilter(parent, tmp_path / "other", by_quantile(0.5, "coverage", within="hair"))
+
+
 def test_a_selection_of_a_selection_keeps_its_history(parent: Path, tmp_path: Path) -> None:
     refilter(parent, tmp_path / "first", by_condition("coverage > 0.15"))
     refilter(tmp_path / "first", tmp_path / "second", by_condition("coverage < 0.55"))
@@ -145,6 +169,7 @@ def test_stopped_and_run_again_it_ends_with_the_same_bytes(
         (["--max-expected-mad", "4"], "has no expected_mad"),
         ([], "exactly one of"),
         (["--where", "holes < 1", "--max-expected-mad", "4"], "exactly one of"),
+        (["--where", "holes < 1", "--within", "holes"], "--within belongs to --keep-quantile"),
     ],
 )
 def test_bad_selections_are_one_line_and_write_nothing(
