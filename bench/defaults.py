@@ -48,7 +48,7 @@ def mattes(rvm: Path | None) -> dict[str, Matte]:
 
     made = {"default": network("default")}
     averaged = enhancing.load_matting("default")
-    made["default, averaged"] = lambda image, alpha: enhancing.averaged_matte(averaged, image)
+    made["default, as stored"] = lambda image, alpha: enhancing.final_matte(averaged, image)
     made["second"] = network("second")
     if rvm is not None:
         made["RVM"] = network(f"onnx:{rvm}")

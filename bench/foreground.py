@@ -49,7 +49,7 @@ def main(renders: Path, n: int, size: int) -> None:
         soft = ((alpha > 0.02) & (alpha < 0.98)).float()
         image, wanted = over(foreground, alpha, own), over(foreground, alpha, other)
         with torch.no_grad():
-            mattes = {"true matte": alpha, "network's matte": enhancing.averaged_matte(matting, image)}
+            mattes = {"true matte": alpha, "network's matte": enhancing.final_matte(matting, image)}
         for whose, matte in mattes.items():
             for space, method in METHODS.items():
                 found = method(image, matte)[0].clamp(-1, 1)

@@ -181,7 +181,7 @@ def recoloured_portraits(
     """The same with the foregrounds, and from a matting network the mattes, that the pipeline would give them."""
     estimate = enhancing.foreground_method("fast")
     for image, alpha, _ in exact_portraits(folder, names):
-        matte = alpha[None] if matting is None else enhancing.averaged_matte(matting, image[None])
+        matte = alpha[None] if matting is None else enhancing.final_matte(matting, image[None])
         yield image, matte[0], estimate(image[None], matte)[0][0]
 
 

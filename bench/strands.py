@@ -62,7 +62,7 @@ def measured(image: Tensor, alpha: Tensor) -> Tensor:
 def by_the_reference(images: Tensor, matting: Matting) -> Tensor:
     """The measures of portraits with the reference's mattes."""
     parts = tqdm(torch.split(images, 16), desc="mattes")
-    return torch.cat([measured(part, enhancing.averaged_matte(matting, part)) for part in parts])
+    return torch.cat([measured(part, enhancing.final_matte(matting, part)) for part in parts])
 
 
 def line(name: str, rows: Tensor) -> None:

@@ -26,7 +26,7 @@ from .optimize import enhance, random_control
 from .perceptual import Perceptual, load_perceptual
 from .photo import Portrait, portrait_of, read_photo, reduced
 from .photos import STATES, EnhancedPhoto, enhance_photos
-from .portrait import Enhanced, averaged_matte
+from .portrait import Enhanced, averaged_matte, final_matte
 from .precision import PRECISIONS, autocast, bf16_pays, check_device, chosen_precision
 from .trimap import trimap_from_alpha
 
@@ -63,6 +63,7 @@ __all__ = [
     "entropy",
     "entropy_map",
     "estimate_foreground",
+    "final_matte",
     "foreground_method",
     "framing_of",
     "invert",

@@ -17,7 +17,7 @@ from .closed_form import foreground_method
 from .matting import Matting
 from .objective import PRESETS, Background, Networks, Preset, colour_gradient
 from .perceptual import Perceptual
-from .portrait import Best, Enhanced, averaged_matte, enter, finish, remade, unchanged, with_matte
+from .portrait import Best, Enhanced, enter, final_matte, finish, remade, unchanged, with_matte
 from .precision import chosen_precision
 from .slots import Slots
 
@@ -172,7 +172,7 @@ def random_control(
             moved.append((original + scaled_like(direction, final.to(original) - original))[None])
         control = Best(moved[0], tuple(moved[1:]), one.steps, False)
         image, direct, after = remade(entry, control, networks, chosen)
-        alpha = averaged_matte(matting, image, direct=direct)
+        alpha = final_matte(matting, image, direct=direct)
         yield with_matte(entry, control, image, alpha, after, chosen)
 
 

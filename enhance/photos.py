@@ -15,7 +15,7 @@ from .matting import Matting
 from .optimize import enhance
 from .perceptual import Perceptual
 from .photo import Portrait, matte_of_photo, read_photo
-from .portrait import Enhanced, averaged_matte
+from .portrait import Enhanced, final_matte
 
 STATES = ("photo", "inverted", "enhanced")
 
@@ -78,11 +78,11 @@ def enhance_photos(
 def with_mattes(portrait: Portrait, inverted: Inverted, enhanced: Enhanced, matting: Matting) -> EnhancedPhoto:
     """The record of one photo; the photo is read again for the part of its matte that lies beyond the crop."""
     images = {"photo": inverted.target, "inverted": inverted.sample.image, "enhanced": enhanced.image}
-    mattes = {name: averaged_matte(matting, images[name][None])[0] for name in ("photo", "inverted")}
+    mattes = {name: final_matte(matting, images[name][None])[0] for name in ("photo", "inverted")}
     mattes["enhanced"] = enhanced.alpha
     outside = None
     if portrait.num_faces:
         photo = read_photo(portrait.path).to(enhanced.image.device)
-        outside = matte_of_photo(photo, portrait, lambda image: averaged_matte(matting, image))
+        outside = matte_of_photo(photo, portrait, lambda image: final_matte(matting, image))
     in_photo = {name: paste(matte.cpu(), portrait.square, portrait.size, outside) for name, matte in mattes.items()}
     return EnhancedPhoto(portrait, inverted, enhanced, images, mattes, in_photo)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..enhance import Enhanced, Matting, Perceptual, averaged_matte, foreground_method
+from ..enhance import Enhanced, Matting, Perceptual, final_matte, foreground_method
 from ..enhance.invert import invert
 from ..enhance.light import LINEAR, blend
 from ..filters import Calibration, score
@@ -185,7 +185,7 @@ def sample_of(known: Known, judges: Judges, seed: int) -> Sample:
 def measure(known: Known, sample: Sample, judges: Judges, *, source: str) -> Measured:
     """The final matte of a sample, as an enhancement that keeps the original would give it: its scores, its error."""
     image = sample.image[None]
-    alpha = averaged_matte(judges.matting, image)
+    alpha = final_matte(judges.matting, image)
     foreground = foreground_method("fast")(image, alpha)[0]
     enhanced = Enhanced(sample, sample.ws, sample.noise, image[0], alpha[0], foreground[0], {}, 0)
     scores = score(enhanced, judges.matting, judges.second, judges.perceptual, judges.discriminator)

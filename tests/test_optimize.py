@@ -19,6 +19,7 @@ from mattesmith.enhance import (
     colour_gradient,
     enhance,
     entropy,
+    final_matte,
     foreground_method,
     outside_band,
     random_control,
@@ -487,12 +488,19 @@ def test_a_known_plain_matte_changes_nothing_of_the_averaged_one(networks: Netwo
 
 
 @pytest.mark.parametrize("recomposition", [0.0, 1.0])
-def test_a_kept_original_has_its_averaged_matte(networks: Networks, recomposition: float) -> None:
+def test_a_kept_original_has_its_final_matte(networks: Networks, recomposition: float) -> None:
     sample = a_sample(networks, 0)
     (out,) = run(networks, [0], preset=replace(FREE, recomposition=recomposition), steps=0)
-    torch.testing.assert_close(out.alpha, averaged_matte(networks.matting, sample.image[None])[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.alpha, final_matte(networks.matting, sample.image[None])[0], rtol=0, atol=1e-5)
     if recomposition:
         assert out.losses["recomposition_before"] == out.losses["recomposition_after"] > 0
+
+
+def test_a_final_matte_is_whole_where_a_sigmoid_is_all_but_whole_and_one_half_stays() -> None:
+    for said, stored in ((0.996, 1), (0.995, 1), (0.99, 0.9949), (0.5, 0.5), (0.01, 0.0051), (0.005, 0), (0.001, 0)):
+        even: Any = lambda image, said=said: torch.full_like(image[:, :1], said)  # noqa: E731
+        alpha = final_matte(even, torch.zeros(1, 3, 8, 8))
+        assert alpha.min() == alpha.max() and alpha.max().item() == pytest.approx(stored, abs=1e-4)
 
 
 def test_the_averaged_matte_of_a_pixelwise_network_is_its_matte_and_stays_in_range() -> None:

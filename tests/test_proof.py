@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from mattesmith import shards
-from mattesmith.enhance import Enhanced, averaged_matte, foreground_method, load_matting
+from mattesmith.enhance import Enhanced, final_matte, foreground_method, load_matting
 from mattesmith.filters import Scored
 from mattesmith.finetune.snapshots import load_state
 from mattesmith.gen import Latents, Sample
@@ -302,7 +302,7 @@ def test_what_lies_halfway_has_the_foregrounds_or_the_mattes_too_that_the_pipeli
     for picture, (image, exact, first), (again, alpha, second) in zip(pixels, coloured, matted, strict=True):
         assert np.array_equal(((image + 1) * 127.5).round().permute(1, 2, 0).numpy(), picture)
         assert np.array_equal((exact[0] * 255).round().numpy(), picture[:, :, 0]) and torch.equal(image, again)
-        assert torch.equal(alpha, averaged_matte(matting, image[None])[0]) and not torch.equal(alpha, exact)
+        assert torch.equal(alpha, final_matte(matting, image[None])[0]) and not torch.equal(alpha, exact)
         for matte, foreground in ((exact, first), (alpha, second)):
             assert torch.equal(foreground, estimate(image[None], matte[None])[0][0])
 
