@@ -7,12 +7,12 @@ with the same steps, rate, batch and seeds: on more of the same (b), or with gen
 batch, raw (c), enhanced (d), filtered (e), over new backgrounds (f), or with exact mattes of other people (g), the
 upper bound. The labelled portraits stay in all arms and are varied in all of them alike, new backgrounds included,
 since their foregrounds are known (or not, with --labelled-backgrounds own); so b is what a user without mattesmith
-would do. What f lacks against g is told apart by three arms more, with --arms abcdefghijk: the people of g with
+would do. What f lacks against g is told apart by three arms more, with --arms abcdefghijkl: the people of g with
 foregrounds estimated from their exact mattes (h), with the reference network's mattes as well (i; it has learnt from
 half of these people), and f without the filter (j). From i to j all that changes is who drew the pictures. Raw
-portraits over new backgrounds (k) say what enhancement and filter are worth. Stopped in any way, the same command
-goes on. Seeds can be trained on several days and machines: each run writes its --json, and a later one with another
---first-seed takes the numbers in by --with.
+portraits over new backgrounds (k) say what enhancement and filter are worth, f without the fifth over its own
+backgrounds (l) what that is worth. Stopped in any way, the same command goes on. Seeds can be trained on several days
+and machines: each run writes its --json, and a later one with another --first-seed takes the numbers in by --with.
 """
 
 import fcntl
