@@ -245,7 +245,7 @@ def described(state: Path, settings: Mapping[str, Any], planned: list[training.J
         ),
     ]
     names = {
-        "raw": "c and k", "first": "d and j", "best": "e and f", "exact": "g", "recoloured": "h", "relabelled": "i",
+        "raw": "c and k", "first": "d and j", "best": "e, f and l", "exact": "g", "recoloured": "h", "relabelled": "i",
     }  # fmt: skip
     for name, arms in names.items():
         folder = state / "shards" / name
@@ -255,7 +255,7 @@ def described(state: Path, settings: Mapping[str, Any], planned: list[training.J
             lines.append(f"- {arms}: {material.num_there(folder)} portraits{said}.")
     if any(job.place.name == "best" for job in planned):
         within = f", of each tenth by {settings['within']}," if settings["within"] else ""
-        lines.append(f"- e and f: the {settings['keep_quantile']:.0%} with the lowest {settings['by']}{within} of "
+        lines.append(f"- e, f and l: the {settings['keep_quantile']:.0%} with the lowest {settings['by']}{within} of "
                      f"{settings['n']} enhanced ones; c, d, j and k: the first of the same candidates.")  # fmt: skip
     return lines
 

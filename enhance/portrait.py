@@ -178,7 +178,7 @@ def averaged_matte(
 
 
 def final_matte(matting: Matting, image: Tensor, *, direct: Tensor | None = None) -> Tensor:
-    """What is stored of an image: its averaged matte, settled; [N, 3, H, W] in [-1, 1] -> [N, 1, H, W].
+    """What is stored of an image: its averaged matte, settled; [N, 3, H, W] in [-1, 1] -> [N, 1, H, W] in [0, 1].
 
     Args:
         direct: as in `averaged_matte`.
@@ -187,7 +187,7 @@ def final_matte(matting: Matting, image: Tensor, *, direct: Tensor | None = None
 
 
 def settled(alpha: Tensor) -> Tensor:
-    """What lies within TAIL of 0 or 1 becomes 0 or 1, and the rest is stretched between them.
+    """What lies within TAIL of 0 or 1 becomes that, the rest is stretched between; [N, 1, H, W] in [0, 1] -> same.
 
     A sigmoid reaches neither: inside a person the reference network says 0.997. Measured on held-out people with exact
     mattes this lowers the error of the whole picture by a tenth; docs/decisions.md, 2026-11-30.
