@@ -178,6 +178,9 @@ DATASET = click.argument("folder", metavar="DIR", type=EXISTING_FOLDER)
 DEVICE = click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to compute."
 )
+COMPILE = click.option(
+    "--compile", "compiled", is_flag=True, help="Compile the generator: faster after a minute; needs a C++ compiler."
+)
 PRESET = click.option(
     "--preset", type=click.Choice(sorted(enhancing.PRESETS)), default="default", show_default=True,
     help="Of the enhancement.",
@@ -236,9 +239,7 @@ def _precision(words: str) -> Decorator:
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes [default: one a core, one on cuda].")
 @_slots("Portraits in one batch.")
 @_precision("Of the loop.")
-@click.option(
-    "--compile", "compiled", is_flag=True, help="Compile the generator: faster after a minute; needs a C++ compiler."
-)
+@COMPILE
 @click.option("--codec", type=click.Choice(shards.CODECS), default="png", show_default=True, help="Of the image alone.")
 @click.option("--with-latents", is_flag=True, help="Add ws.npy and noise.npz to every sample.")
 @click.option("--with-alpha16", is_flag=True, help="Add a 16-bit matte to every sample.")
@@ -986,12 +987,13 @@ def calibrate(
 @BATCH
 @THREADS
 @DEVICE
+@COMPILE
 @WARM
 @EXPORT
 @SEED
 def train_generator(
     renders: Path, state: Path, size: str, part: str, backbone: Path | None, minutes: float, batch: int, threads: int,
-    device: str, warm: bool, export: bool, seed: int,
+    device: str, compiled: bool, warm: bool, export: bool, seed: int,
 ) -> None:  # fmt: skip
     """Train the embedded StyleGAN2 on composites of the renders; resumes."""
     from mattesmith.studio.train_generator import train_generator as train
@@ -1011,6 +1013,7 @@ def train_generator(
         seed=seed,
         batch=batch,
         device=device,
+        compiled=compiled,
     )
 
 

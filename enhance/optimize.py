@@ -4,8 +4,6 @@ A portrait enters a slot, is optimised until nothing improves or its steps are s
 candidate; out of order inside, in order outside.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 
@@ -70,8 +68,6 @@ def enhance(
         raise ValueError(f"slots and check_every must be 1 or more, got {slots} and {check_every}")
     precision = chosen_precision(precision, next(generator.parameters()).device.type)
     networks = Networks(generator, discriminator, matting, perceptual, trimap)
-    if compiled and not shutil.which(cxx := os.environ.get("CXX", "g++")):
-        raise ValueError(f"torch.compile needs a C++ compiler, and found no {cxx}; install one, or do without")
     batch = Slots(slots, networks, chosen, precision=precision, compiled=compiled)
     return _enhance(samples, batch, networks, chosen, check_every=check_every, background=background, reject=reject)
 

@@ -10,6 +10,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from ..gen import compiled_synthesis
 from .matting.folding import folded
 from .matting.load import trimap_of
 from .objective import Networks, Preset, Targets, matte, measure, objective, within_bounds
@@ -29,8 +30,7 @@ class Slots:
         self.networks = networks._replace(matting=folded(networks.matting))
         self.preset, self.precision = preset, precision
         # The generator alone: MODNet compiled takes twice as long on a CPU (docs/decisions.md).
-        synthesis = networks.generator.synthesis
-        self.synthesis = torch.compile(synthesis, dynamic=False) if compiled else synthesis
+        self.synthesis = compiled_synthesis(networks.generator) if compiled else networks.generator.synthesis
         self.entries: list[Entry | None] = [None] * size
         self.values: list[Tensor] = []  # ws and every noise map, each [S, ...]
         self.trimaps: Tensor | None = None  # [S, 1, H, W], where they are derived from an alpha

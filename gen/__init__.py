@@ -6,7 +6,7 @@ from .known import GENERATOR_FILES, KnownFile, embedded_file, file_of
 from .latents import Latents, draw_latents, draw_noise, random_stream
 from .layouts import Absent
 from .memory import keep_freed_memory
-from .networks import Discriminator, Generator, grow_from
+from .networks import Discriminator, Generator, compiled_synthesis, grow_from
 from .sampler import Sample, sample
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "KnownFile",
     "Latents",
     "Sample",
+    "compiled_synthesis",
     "draw_latents",
     "draw_noise",
     "embedded_file",

