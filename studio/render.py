@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -141,10 +142,23 @@ def _work(identity: int, out: Path, size: int, seed: int) -> int:
     return identity
 
 
-def _single_thread() -> None:
+def _start_worker() -> None:
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
+
+
+def _end_with_the_command() -> None:
+    """Without it, the workers of a killed command would render what was submitted, then wait for ever."""
+    if command := multiprocessing.parent_process():
+        command.join()
+        os._exit(1)
+
+
+def worker_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes of one thread that end with this one, however it ends."""
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
 
 
 def render_portraits(
@@ -164,7 +178,7 @@ def render_portraits(
         os.environ.setdefault(variable, "1")
     failed: list[int] = []
     with (
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _single_thread) as pool,
+        worker_pool(workers) as pool,
         tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="portrait", desc="render") as bar,
     ):
         futures: dict[Future[int], int] = {pool.submit(_work, i, out, size, seed): i for i in missing}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -254,3 +257,26 @@ def test_srgb_round_trips_and_splits_are_fixed() -> None:
     splits = [split_of(i) for i in range(2000)]
     assert 0.77 < splits.count("train") / 2000 < 0.83 and 0.08 < splits.count("val") / 2000 < 0.12
     assert splits[:5] == [split_of(i) for i in range(5)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads a process's state from /proc")
+def test_no_worker_outlives_a_killed_command():
+    """Python's own executor leaves its workers waiting for ever."""
+    program = (
+        "import os, time\n"
+        "from mattesmith.studio.render import worker_pool\n"
+        "if __name__ == '__main__':\n"
+        "    pool = worker_pool(1)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        worker = Path(f"/proc/{int(command.stdout.readline())}/stat")
+        assert worker.exists()
+        command.kill()
+    for _ in range(100):
+        if not worker.exists() or worker.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker is still there")
