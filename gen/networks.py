@@ -242,6 +242,9 @@ def grow_from(network: Generator | Discriminator, smaller: Mapping[str, Tensor])
 def compiled_synthesis(generator: Generator) -> Callable[[Tensor, Sequence[Tensor]], Tensor]:
     """The generator's `synthesis` through torch.compile: faster after a minute, different by rounding.
 
+    Returns:
+        ws [N, num_ws, w_dim] and noise maps [N, 1, r, r] -> images [N, 3, resolution, resolution], for one N.
+
     Raises:
         ValueError: there is no C++ compiler, which torch.compile needs.
     """

