@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from mattesmith.studio.camera import Camera, draw_camera, project
 from mattesmith.studio.denoise import denoise
 from mattesmith.studio.light import Light, captured, directions, draw_light, lamp, temperature
 from mattesmith.studio.passes import coverage, flat_coverage, straight, strand_flow
-from mattesmith.studio.render import Render, develop, from_srgb, render, save, split_of, to_srgb
+from mattesmith.studio.render import Render, develop, from_srgb, render, save, split_of, to_srgb, worker_pool
 from mattesmith.studio.scene import build_scene, cut_out, decimal, mitsuba, newest_llvm, round_up
 from mattesmith.studio.surfaces import Strands, Surface
 
@@ -266,9 +267,9 @@ def test_no_worker_outlives_a_killed_command() -> None:
         "import os, time\n"
         "from mattesmith.studio.render import worker_pool\n"
         "if __name__ == '__main__':\n"
-        "    pool = worker_pool(1)\n"
-        "    print(pool.submit(os.getpid).result(), flush=True)\n"
-        "    time.sleep(60)\n"
+        "    with worker_pool(1) as pool:\n"
+        "        print(pool.submit(os.getpid).result(), flush=True)\n"
+        "        time.sleep(60)\n"
     )
     command = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     with command:
@@ -280,3 +281,12 @@ def test_no_worker_outlives_a_killed_command() -> None:
         except subprocess.TimeoutExpired:
             os.kill(worker, signal.SIGKILL)
             raise
+
+
+def test_an_interrupted_command_drops_the_portraits_that_are_not_begun() -> None:
+    with pytest.raises(KeyboardInterrupt), worker_pool(1) as pool:
+        assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+        waiting = [pool.submit(time.sleep, 0.1) for _ in range(100)]
+        waiting[0].result()
+        raise KeyboardInterrupt
+    assert sum(one.cancelled() for one in waiting) > 90
