@@ -180,7 +180,7 @@ def pictured(
         behind: draws the new background.
         size, augment, trimap_px: as in `Composites`.
     """
-    top, left, side = window(alpha, rng, augment=augment)
+    top, left, side = window(alpha, rng, size=size, augment=augment)
     part = slice(top, top + side), slice(left, left + side)
     light = LINEAR[torch.from_numpy(colours[part]).long()].permute(2, 0, 1)
     layers = torch.cat([light, torch.from_numpy(alpha[part]).float()[None] / 255])[None]  # [1, 4, side, side]
@@ -232,17 +232,21 @@ def shuffled(
         yield waiting.pop(int(rng.integers(len(waiting))))
 
 
-def window(alpha: np.ndarray, rng: np.random.Generator, *, augment: bool) -> tuple[int, int, int]:
+def window(alpha: np.ndarray, rng: np.random.Generator, *, size: int, augment: bool) -> tuple[int, int, int]:
     """Top, left and side of the square that is shown: mostly around a pixel of the unknown band, else all there is.
+
+    A part is never enlarged: it is at least `size` wide. What is enlarged is as soft as no picture that the network
+    will see later, and has lost what is around it.
 
     Args:
         alpha: [H, W] uint8.
+        size: of the training picture, px.
     """
     height, width = alpha.shape
     side = min(height, width)
     centre = (height / 2, width / 2)
-    if augment and rng.random() < 0.7:
-        side = max(1, round(side * 2.0 ** rng.uniform(-1, 0)))
+    if side > size and augment and rng.random() < 0.7:
+        side = max(size, round(side * 2.0 ** rng.uniform(-1, 0)))
         soft = np.flatnonzero((alpha > SOFT[0]) & (alpha < SOFT[1]))
         chosen = int(soft[rng.integers(len(soft))]) if len(soft) else int(rng.integers(alpha.size))
         centre = tuple(place + side * rng.uniform(-0.25, 0.25) for place in divmod(chosen, width))

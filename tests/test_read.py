@@ -221,13 +221,20 @@ def test_windows_lie_inside_and_close_ones_show_the_unknown_band() -> None:
     alpha[30, 50] = 128
     sides = set()
     for seed in range(100):
-        top, left, side = window(alpha, np.random.default_rng(seed), augment=True)
+        top, left, side = window(alpha, np.random.default_rng(seed), size=10, augment=True)
         assert 0 <= top <= 40 - side and 0 <= left <= 60 - side
         if side < 40:
             assert top <= 30 < top + side and left <= 50 < left + side
         sides.add(side)
     assert min(sides) < 25 and max(sides) == 40
-    assert window(alpha, np.random.default_rng(0), augment=False) == (0, 10, 40)
+    assert window(alpha, np.random.default_rng(0), size=10, augment=False) == (0, 10, 40)
+
+
+def test_windows_are_never_enlarged() -> None:
+    alpha = np.full((40, 60), 128, np.uint8)
+    for size, smallest in ((32, 32), (40, 40), (64, 40)):
+        sides = {window(alpha, np.random.default_rng(seed), size=size, augment=True)[2] for seed in range(100)}
+        assert min(sides) == smallest and max(sides) == 40
 
 
 # Backgrounds
