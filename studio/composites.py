@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from ..enhance.light import LINEAR, blend, linear, linear_from_srgb, srgb_from_linear
 from ..shards.augment import degraded, graded, jitter, softened
 
+WHOLE = 0.6  # share of the people that keep their pixels, see `warped`
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Portraits:
@@ -176,16 +178,22 @@ def matting_pairs(
 
 
 def warped(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Mirrored, scaled, turned and shifted people [N, C, S, S]; borders repeat, and bodies stay on the lower one."""
-    num = len(x)
-    scale = np.exp2(rng.normal(0.05, 0.2, num).clip(-0.3, 0.6))
-    angle = rng.normal(0, 0.12, num)
+    """People [N, C, S, S] mirrored and shifted by whole pixels, WHOLE of them; the others scaled and turned as well.
+
+    A bilinear warp softens picture and matte: a network that saw nothing else blurs the mattes of sharp pictures, as a
+    generator's are. Borders repeat, and bodies stay on the lower one.
+    """
+    num, half = len(x), x.shape[-1] / 2
+    whole = rng.random(num) < WHOLE
+    scale = np.where(whole, 1, np.exp2(rng.normal(0.05, 0.2, num).clip(-0.3, 0.6)))
+    angle = np.where(whole, 0, rng.normal(0, 0.12, num))
     flip = np.where(rng.random(num) < 0.5, -1.0, 1.0)
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     # y is 1 at the lower border. A larger shift than 1 - 1 / scale would show where the body ends.
     room = 1 - 1 / scale
     down = room + 0.05 - rng.random(num) * (0.3 + 2 * np.maximum(room, 0))
     across = rng.normal(0, 0.08, num)
+    down, across = (np.where(whole, np.round(by * half) / half, by) for by in (down, across))
     theta = np.stack([np.stack([flip * cos, flip * -sin, across], 1), np.stack([sin, cos, down], 1)], 1)
     grid = F.affine_grid(torch.from_numpy(theta.astype(np.float32)), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)

@@ -8,6 +8,7 @@ from PIL import Image
 from mattesmith.enhance.light import SRGB, blend
 from mattesmith.shards.augment import coded_and_decoded, gaussian
 from mattesmith.studio.composites import (
+    WHOLE,
     flipped,
     load_portraits,
     matting_pairs,
@@ -141,6 +142,14 @@ def test_warped_bodies_stay_on_the_lower_border():
     assert lowest.min() > 0.2
     upper_streak = warped(stack, np.random.default_rng(0))[:, 0, :-4].amax((1, 2))
     assert (upper_streak < 0.999).float().mean() > 0.7  # the border's row is seldom repeated
+
+
+def test_some_warps_keep_every_pixel_as_it_was():
+    levels = torch.rand(200, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    made = warped(levels, np.random.default_rng(0))
+    nearest = (made.reshape(200, -1, 1) - levels.reshape(200, 1, -1)).abs().amin(2)  # of the same picture's levels
+    kept = (nearest < 1e-4).all(1).float().mean()
+    assert kept == pytest.approx(WHOLE, abs=0.1)
 
 
 def test_mirroring_takes_only_the_chosen_samples():
