@@ -161,7 +161,7 @@ def _end_with_the_command() -> None:
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one thread that end with this one, however it ends; an interruption drops what they have not begun."""
+    """Processes of one thread that end with this one, however it ends; an error drops what they have not begun."""
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
     try:
         yield pool
