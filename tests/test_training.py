@@ -24,7 +24,7 @@ from mattesmith.studio.embedded import new_generator
 from mattesmith.studio.frechet import frechet_distance
 from mattesmith.studio.grids import alternate, checkerboard, save_grid
 from mattesmith.studio.projected import recoloured, resized, shifted, windows
-from mattesmith.studio.snapshots import append_row, follow, load_state, save_state
+from mattesmith.studio.snapshots import append_row, continued, follow, load_state, save_state
 from mattesmith.studio.train_generator import Trainer, train_generator
 from mattesmith.studio.train_matting import baselines, boundary_band, errors, laplacian, train_matting
 
@@ -143,6 +143,15 @@ def test_a_warm_start_continues_the_embedded_networks_and_says_so(renders, tmp_p
     again = load_file(tmp_path / "next" / "second.safetensors", "unet", name="second")
     assert all(torch.equal(a, b) for a, b in zip(unet.state_dict().values(), again.state_dict().values(), strict=True))
     assert again.card["continues"]["sha256"] == unet.card["sha256"]
+    assert again.card["command"].endswith("--warm")
+
+
+def test_a_card_keeps_the_sum_of_all_trainings_and_the_backbone_of_the_first():
+    first = {"sha256": "a", "minutes": 3, "images": 10, "backbone": "somebody's (MIT)"}
+    second = {"sha256": "b", "minutes": 4, "images": 20, **continued(first)}
+    assert continued(second) == {
+        "continues": {"sha256": "b", "minutes": 7, "images": 30, "backbone": "somebody's (MIT)"}
+    }
 
 
 def test_a_generator_run_that_was_stopped_ends_as_if_it_never_had(renders, tmp_path):
