@@ -28,7 +28,7 @@ class EnhancedPhoto:
     inverted: Inverted
     enhanced: Enhanced
     images: dict[str, Tensor]  # by state, [3, R, R] in [-1, 1]
-    mattes: dict[str, Tensor]  # by state, [1, R, R] in [0, 1], averaged over mirror and scales
+    mattes: dict[str, Tensor]  # by state, [1, R, R] in [0, 1], averaged with the mirror image's
     in_photo: dict[str, Tensor]  # the mattes in the photo's frame, [1, H, W], on the CPU
 
 

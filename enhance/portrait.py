@@ -3,12 +3,10 @@
 One portrait at a time and in float32, so that nothing of a neighbour gets in.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..gen import Sample
 from .closed_form import foreground_method
@@ -27,7 +25,7 @@ class Enhanced:
     ws: Tensor  # [L, w_dim]
     noise: tuple[Tensor, ...]  # each [1, r, r]
     image: Tensor  # [3, H, W] in [-1, 1]
-    alpha: Tensor  # [1, H, W] in [0, 1], averaged over mirror and scales, settled
+    alpha: Tensor  # [1, H, W] in [0, 1], averaged with the mirror image's, settled
     foreground: Tensor  # [3, H, W] in [-1, 1], straight
     losses: dict[str, float]  # before and after, always the same keys, always finite
     steps: int  # updates between the original and the kept portrait; 0: the original was kept
@@ -153,28 +151,20 @@ def _report(before: dict[str, Tensor], after: dict[str, Tensor], preset: Preset)
     return {name: float(value.nan_to_num(0.0, 0.0, 0.0)) for name, value in report.items()}
 
 
-def averaged_matte(
-    matting: Matting, image: Tensor, *, scales: Sequence[float] = (1.0, 1.25), direct: Tensor | None = None
-) -> Tensor:
-    """The mean matte of an image and its mirror image at some scales: [N, 3, H, W] in [-1, 1] -> [N, 1, H, W].
+def averaged_matte(matting: Matting, image: Tensor, *, direct: Tensor | None = None) -> Tensor:
+    """The mean matte of an image and its mirror image: [N, 3, H, W] in [-1, 1] -> [N, 1, H, W] in [0, 1].
+
+    No larger or smaller copies: bringing their mattes back blurs them, and the enhancement, held to a blurred mean,
+    blurred the portraits; docs/decisions.md, 2026-11-30.
 
     Args:
-        direct: what the network makes of the image itself [N, 1, H, W], if that is known; saves a pass of four.
+        direct: what the network makes of the image itself [N, 1, H, W], if that is known; saves one pass of two.
     """
-    height, width = image.shape[-2:]
-    total = image.new_zeros(len(image), 1, height, width)
-    for scale in scales:
-        size = (round(height * scale), round(width * scale))
-        scaled = image if scale == 1 else F.interpolate(image, size=size, mode="bilinear", align_corners=False)
-        if scale == 1 and direct is not None:
-            plain, mirrored = direct, matting(scaled.flip(-1)).float()
-        else:
-            plain, mirrored = matting(torch.cat([scaled, scaled.flip(-1)])).float().chunk(2)
-        mean = (plain + mirrored.flip(-1)) / 2
-        if scale != 1:
-            mean = F.interpolate(mean, size=(height, width), mode="bilinear", align_corners=False)
-        total += mean
-    return (total / len(scales)).clamp(0, 1)
+    if direct is None:
+        plain, mirrored = matting(torch.cat([image, image.flip(-1)])).float().chunk(2)
+    else:
+        plain, mirrored = direct.float(), matting(image.flip(-1)).float()
+    return ((plain + mirrored.flip(-1)) / 2).clamp(0, 1)
 
 
 def final_matte(matting: Matting, image: Tensor, *, direct: Tensor | None = None) -> Tensor:

@@ -507,9 +507,16 @@ def test_the_averaged_matte_of_a_pixelwise_network_is_its_matte_and_stays_in_ran
     left: Any = lambda image: (image.mean(1, keepdim=True) > 0).float() * 1.5  # noqa: E731
     image = -torch.ones(1, 3, 8, 8)
     image[..., :4] = 1
-    alpha = averaged_matte(left, image, scales=(1.0,))
-    assert alpha[..., :4].min() == 1 and alpha[..., 4:].max() == 0
-    assert averaged_matte(left, image).shape == (1, 1, 8, 8)
+    alpha = averaged_matte(left, image)
+    assert alpha.shape == (1, 1, 8, 8) and alpha[..., :4].min() == 1 and alpha[..., 4:].max() == 0
+
+
+def test_the_averaged_matte_is_the_mean_over_the_mirror_image_as_sharp_as_they_are() -> None:
+    place: Any = lambda image: torch.linspace(0, 1, 8).expand(len(image), 1, 8, 8)  # noqa: E731
+    assert averaged_matte(place, torch.zeros(2, 3, 8, 8)).flatten().tolist() == pytest.approx([0.5] * 128)
+    dots: Any = lambda image: image[:, :1]  # noqa: E731
+    image = torch.eye(8).expand(1, 3, 8, 8)
+    torch.testing.assert_close(averaged_matte(dots, image)[0, 0], torch.eye(8))
 
 
 def test_a_background_belongs_to_its_candidate() -> None:
