@@ -164,7 +164,8 @@ def averaged_matte(matting: Matting, image: Tensor, *, direct: Tensor | None = N
         plain, mirrored = matting(torch.cat([image, image.flip(-1)])).float().chunk(2)
     else:
         plain, mirrored = direct.float(), matting(image.flip(-1)).float()
-    return ((plain + mirrored.flip(-1)) / 2).clamp(0, 1)
+    mean: Tensor = (plain + mirrored.flip(-1)) / 2
+    return mean.clamp(0, 1)
 
 
 def final_matte(matting: Matting, image: Tensor, *, direct: Tensor | None = None) -> Tensor:
