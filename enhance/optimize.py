@@ -55,7 +55,7 @@ def enhance(
         preset: a name in PRESETS, or a Preset of the caller's own.
         foreground, variables, steps, lr_ws, lr_noise: replace the preset's where given; steps=0 keeps every original.
         slots: portraits in one batch; it enters the last bits of a result, so keep it constant over a dataset.
-        check_every: steps between two looks at which slots are done (each waits for the device).
+        check_every: steps at most between two looks at which slots are done (each waits for the device).
         precision: "bf16", "float32", or "auto" for the faster one here; of the loop alone, final image and matte are
             float32 always.
         compiled: run the generator through torch.compile in the loop: faster after a minute, and it needs a C++
@@ -104,6 +104,9 @@ def _enhance(
     background: Background,
     reject: Reject | None,
 ) -> Iterator[Enhanced]:
+    # Looks at equal distances, so that those who are out of steps are seen at once: after 3 and 3 of 6, not 5 and 10.
+    num_looks = -(-preset.steps // check_every)
+    round_of = -(-preset.steps // max(1, num_looks))
     source = iter(samples)
     entered = yielded = 0
     done: dict[int, Enhanced] = {}  # by order of entry, until every earlier one is out
@@ -123,7 +126,7 @@ def _enhance(
         if batch.empty():
             return
 
-        for _ in range(min(check_every, preset.steps)):
+        for _ in range(round_of):
             batch.step()
         for entry, best in batch.leave():
             done[entry.order] = finish(entry, best, networks, preset)

@@ -26,7 +26,7 @@ from mattesmith.enhance import (
 )
 from mattesmith.enhance.light import decoded, encoded
 from mattesmith.enhance.objective import Networks
-from mattesmith.enhance.slots import adam_step
+from mattesmith.enhance.slots import Slots, adam_step
 from mattesmith.gen import Discriminator, Generator, Sample, draw_latents, draw_noise
 
 SIDE = 16
@@ -120,6 +120,15 @@ def test_a_portrait_is_the_same_bits_after_a_refill(networks: Networks, preset: 
     many = run(networks, order, preset=hasty)
     alone = run(networks, [0], preset=hasty)[0]
     assert same(alone, many[-1])
+
+
+@pytest.mark.parametrize("steps", [4, 5, 6, 20])
+def test_no_step_is_computed_after_the_last(networks: Networks, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    counted = []
+    step = Slots.step
+    monkeypatch.setattr(Slots, "step", lambda slots: (counted.append(1), step(slots)))
+    run(networks, [0, 1, 2, 3], preset=replace(FREE, steps=steps, patience=steps))
+    assert len(counted) == steps
 
 
 def test_portraits_leave_in_the_order_in_which_they_came_whoever_is_done_first(networks: Networks) -> None:
