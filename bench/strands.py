@@ -43,18 +43,28 @@ def lost(x: Tensor) -> Tensor:
     return (x - gaussian(x, [BLUR_PX] * len(x))).abs()
 
 
-def measured(image: Tensor, alpha: Tensor) -> Tensor:
-    """Portraits [N, 3, H, W] in [-1, 1] and their mattes [N, 1, H, W] in [0, 1] -> [N, 4], as MEASURES names them."""
-    soft = ((alpha > 0.02) & (alpha < 0.98)).float()
+def soft_pixels(alpha: Tensor) -> Tensor:
+    """1 where a matte [N, 1, H, W] in [0, 1] is soft -> the same shape."""
+    return ((alpha > 0.02) & (alpha < 0.98)).float()
+
+
+def sharpness(image: Tensor, alpha: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
+    """Strands and detail of portraits [N, 3, H, W] in [-1, 1] and their mattes, around soft pixels -> [N] each."""
     band = F.max_pool2d(soft, 5, 1, 2)
     room = band.sum((1, 2, 3)).clamp(min=1)
     luma = (image / 2 * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    strands, detail = (1000 * (lost(x) * band).sum((1, 2, 3)) / room for x in (alpha, luma))
+    return strands, detail
+
+
+def measured(image: Tensor, alpha: Tensor) -> Tensor:
+    """Portraits [N, 3, H, W] in [-1, 1] and their mattes [N, 1, H, W] in [0, 1] -> [N, 4], as MEASURES names them."""
+    soft = soft_pixels(alpha)
     across, down = alpha.diff(dim=3)[..., :-1, :], alpha.diff(dim=2)[..., :, :-1]
     variation = (across**2 + down**2).sqrt().sum((1, 2, 3))
     return torch.stack([
         1000 * soft.mean((1, 2, 3)),
-        1000 * (lost(alpha) * band).sum((1, 2, 3)) / room,
-        1000 * (lost(luma) * band).sum((1, 2, 3)) / room,
+        *sharpness(image, alpha, soft),
         variation / (2 * (torch.pi * alpha.sum((1, 2, 3))).sqrt().clamp(min=1)),
     ], 1)  # fmt: skip
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 import pytest
+import torch
+
+from mattesmith.shards.augment import gaussian
 
 SETTINGS = {"preset": "p", "psi": 0.8, "seed": 1, "networks": {"matting": "0f"}}
 
@@ -40,3 +43,17 @@ def test_other_settings_other_files_and_a_candidate_twice_are_refused(honesty: M
     file.write_text("{}")
     with pytest.raises(click.UsageError, match=r"a.json is no --json of bench/honesty.py"):
         honesty.read_run(file, SETTINGS)
+
+
+def test_a_blur_is_told_by_strands_and_detail_around_the_originals_soft_pixels(honesty: ModuleType) -> None:
+    columns = torch.arange(64) / 64
+    alpha = (columns * (columns.mul(64) % 4 < 2)).expand(1, 1, 64, 64)  # stripes of two pixels, ever more opaque
+    image = (2 * alpha - 1).expand(1, 3, 64, 64)
+    soft = honesty.strands.soft_pixels(alpha)
+    assert soft.sum() == 64 * 30  # of 32 columns two are below 0.02; none is above 0.98
+    sharp, blurred = (
+        torch.stack(honesty.strands.sharpness(x, y, soft))
+        for x, y in ((image, alpha), (gaussian(image, [1.5]), gaussian(alpha, [1.5])))
+    )
+    assert (blurred < 0.5 * sharp).all()
+    assert torch.allclose(sharp[0], sharp[1], rtol=1e-4)  # the luma of a gray picture has the matte's range
