@@ -128,7 +128,9 @@ def main(
     }  # fmt: skip
     parts = [networks[name] for name in ("generator", "discriminator", "matting", "perceptual")]
     sums = {name: network.card["sha256"] for name, network in networks.items()}
-    made_with: dict[str, Any] = {"preset": repr(chosen), "psi": psi, "seed": seed, "networks": sums}
+    made_with: dict[str, Any] = {
+        "preset": repr(chosen), "psi": psi, "seed": seed, "networks": sums, "measures": list(MEASURES),
+    }  # fmt: skip
     runs = [read_run(file, made_with) for file in earlier]
     joined([{"candidates": list(range(first, first + n)), "steps": [], "rows": {}}, *runs])  # refused before any work
 

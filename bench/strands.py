@@ -49,7 +49,13 @@ def soft_pixels(alpha: Tensor) -> Tensor:
 
 
 def sharpness(image: Tensor, alpha: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
-    """Strands and detail of portraits [N, 3, H, W] in [-1, 1] and their mattes, around soft pixels -> [N] each."""
+    """Strands and detail of portraits, x1000 -> [N] each.
+
+    Args:
+        image: [N, 3, H, W] in [-1, 1].
+        alpha: [N, 1, H, W] in [0, 1].
+        soft: [N, 1, H, W], 1 around which it is looked, else 0; another matte's, where two are compared.
+    """
     band = F.max_pool2d(soft, 5, 1, 2)
     room = band.sum((1, 2, 3)).clamp(min=1)
     luma = (image / 2 * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)

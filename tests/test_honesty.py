@@ -40,6 +40,8 @@ def test_other_settings_other_files_and_a_candidate_twice_are_refused(honesty: M
     file.write_text(json.dumps(run([2], 0.5)))
     with pytest.raises(click.UsageError, match=r"other settings .* psi: 0.8 / 1.0"):
         honesty.read_run(file, SETTINGS | {"psi": 1.0})
+    with pytest.raises(click.UsageError, match=r"other settings .* measures: "):
+        honesty.read_run(file, SETTINGS | {"measures": ["agreement"]})  # an earlier version's has fewer
     file.write_text("{}")
     with pytest.raises(click.UsageError, match=r"a.json is no --json of bench/honesty.py"):
         honesty.read_run(file, SETTINGS)
