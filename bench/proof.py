@@ -67,8 +67,9 @@ PREFACE = (
 @click.option("--n", type=click.IntRange(10), default=1000, show_default=True, help="Enhanced portraits to filter.")
 @click.option(
     "--keep-quantile", type=click.FloatRange(0, 1, min_open=True), default=0.5, show_default=True,
-    help="Share of them that the filter keeps; all arms get so many samples.",
+    help="Share of them that the filter keeps; all generated arms get so many samples.",
 )  # fmt: skip
+@click.option("--exact", type=click.IntRange(1), help="People of the exact arms [default: as many as the samples].")
 @click.option("--by", default="expected_mad", show_default=True, help="The score that the filter looks at.")
 @click.option("--within", help="As --within of refilter.")
 @click.option("--enhance-steps", type=click.IntRange(0), help="As --steps of generate [default: the preset's].")
@@ -115,9 +116,9 @@ PREFACE = (
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write every number.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the result as Markdown.")
 def main(
-    state: Path, renders: Path, labelled: int, n: int, keep_quantile: float, by: str, within: str | None,
-    enhance_steps: int | None, psi: float, seed: int, shard_size: int, size: int, validation: int, test: int,
-    arms: str, seeds: int, first_seed: int, earlier: tuple[Path, ...], network: str,
+    state: Path, renders: Path, labelled: int, n: int, keep_quantile: float, exact: int | None, by: str,
+    within: str | None, enhance_steps: int | None, psi: float, seed: int, shard_size: int, size: int,
+    validation: int, test: int, arms: str, seeds: int, first_seed: int, earlier: tuple[Path, ...], network: str,
     start_steps: int, steps: int, start_lr: float, lr: float, batch: int, real_share: float,
     labelled_backgrounds: str, jobs: int, device: str, readers: int, json_file: Path | None, report: Path | None,
 ) -> None:  # fmt: skip
@@ -128,10 +129,10 @@ def main(
             f"--arms {arms}: unknown {', '.join(sorted(unknown))}; known are {', '.join(training.ARMS)}"
         )
     enhancing.check_device(device)
-    sums = material.network_sums()
+    sums, num_samples = material.network_sums(), round(keep_quantile * n)
     settings: dict[str, Any] = {
         "labelled": labelled, "n": n, "keep_quantile": keep_quantile, "by": by, "within": within,
-        "samples": round(keep_quantile * n), "enhance_steps": enhance_steps, "psi": psi, "seed": seed,
+        "samples": num_samples, "exact": exact or num_samples, "enhance_steps": enhance_steps, "psi": psi, "seed": seed,
         "shard_size": shard_size, "size": size, "validation": validation, "test": test, "networks": sums,
         "calibration": material.calibration_sum(sums, by),
     }  # fmt: skip

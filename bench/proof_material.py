@@ -102,7 +102,7 @@ def other_people(keys: Sequence[str], labelled: Collection[int], num: int) -> li
     rest = [key for key in keys if int(key) not in labelled]
     if len(rest) < num:
         raise ValueError(f"{num} portraits of people who are not labelled are needed, the renders of train have "
-                         f"{len(rest)} of {len(keys)}; render more, or lower --labelled or --n")  # fmt: skip
+                         f"{len(rest)} of {len(keys)}; render more, or lower --labelled or --exact")  # fmt: skip
     return sorted(rest, key=int)[:num]
 
 
@@ -112,7 +112,7 @@ def make_exact(state: Path, renders: Path, settings: Settings, datasets: Collect
     Args:
         datasets: those that are to be made, below shards/.
     """
-    size, num_labelled, num_others = (int(settings[name]) for name in ("size", "labelled", "samples"))
+    size, num_labelled, num_others = (int(settings[name]) for name in ("size", "labelled", "exact"))
     people = load_portraits(renders, "train", size=size).keys
     validation = load_portraits(renders, "val", size=size).keys[: int(settings["validation"])]
     num_test = int(settings["test"]) or None

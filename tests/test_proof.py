@@ -172,9 +172,10 @@ def test_without_a_calibration_only_other_scores_can_select() -> None:
 
 
 def run(tmp_path: Path, renders: Path, **options: object) -> str:
-    chosen = {"state": tmp_path / "proof", "renders": renders, "labelled": 12, "n": 16, "by": "stability", "size": SIDE,
-              "validation": 2, "arms": "abcdefg", "seeds": 1, "network": "tiny_student:network", "start-steps": 3,
-              "steps": 2, "batch": 4, "json": tmp_path / "proof.json", "report": tmp_path / "proof.md"}  # fmt: skip
+    chosen = {"state": tmp_path / "proof", "renders": renders, "labelled": 12, "n": 16, "exact": 6, "by": "stability",
+              "size": SIDE, "validation": 2, "arms": "abcdefg", "seeds": 1, "network": "tiny_student:network",
+              "start-steps": 3, "steps": 2, "batch": 4, "json": tmp_path / "proof.json",
+              "report": tmp_path / "proof.md"}  # fmt: skip
     words = [word for name, value in (chosen | options).items() for word in (f"--{name}", str(value))]
     done = CliRunner().invoke(module("").main, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -208,6 +209,7 @@ def test_every_arm_is_made_trained_measured_and_told(
     kept = {name: [int(i) for i in np.flatnonzero(table["key"] != "")] for name, table in keys.items()}
     assert kept == {"first": list(range(8)), "best": list(range(8, 16))}
     assert material.num_there(tmp_path / "proof/shards/raw") == 8
+    assert "- g: 6 portraits." in report.splitlines()  # of as many people as were asked for
 
     # Each arm goes on from the start of its seed, with the same settings but for what its name says.
     jobs = {(job["arm"], job["seed"]): job for job in content["training"]}
@@ -319,7 +321,7 @@ def test_trainings_in_processes_wait_for_their_start_and_go_on_after_a_failure(
     tmp_path: Path, renders: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     material, training = module("_material"), module("_training")
-    settings = {"size": SIDE, "labelled": 12, "samples": 8, "validation": 2, "test": 0}
+    settings = {"size": SIDE, "labelled": 12, "exact": 8, "validation": 2, "test": 0}
     material.make_exact(tmp_path, renders, settings, {"labelled"})
     without = [material.files_of(tmp_path / "labelled-own" / layer).keys() for layer in ("image", "alpha", "fg")]
     assert [len(names) for names in without] == [12, 12, 0]
