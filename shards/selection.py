@@ -7,6 +7,7 @@ dropped by its name ("where", "quantile", "expected_mad"), so that `stats` tells
 import hashlib
 import io
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -137,7 +138,9 @@ def refilter(
     table = selected(candidates, selection, later)
     keys = [key for key in table["key"].to_pylist() if key]
     if not keys:
-        raise ValueError(f"none of the {parent['count']} portraits of {folder} fulfils {selection.settings}; loosen it")
+        options = ((name.replace("_", "-"), shlex.quote(str(value))) for name, value in selection.settings.items())
+        said = " ".join(f"--{name} {value}" for name, value in options)
+        raise ValueError(f"none of the {parent['count']} portraits of {folder} fulfils {said}; loosen it")
 
     size = int(config.get("shard_size", max(fields["count"] for fields in shards.values())))
     sums = hashlib.sha256("".join(fields["tar"]["sha256"] for fields in shards.values()).encode()).hexdigest()

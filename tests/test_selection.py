@@ -161,11 +161,11 @@ def test_stopped_and_run_again_it_ends_with_the_same_bytes(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--where", "coverage > 2"], "none of the 6 portraits"),
+        (["--where", "coverage > 2"], "fulfils --where 'coverage > 2'; loosen it"),
         (["--where", "coverege > 0.2"], "did you mean coverage"),
         (["--where", "coverage > "], "found its end"),
         (["--keep-quantile", "0.5"], "has no expected_mad"),
-        (["--keep-quantile", "0.05", "--by", "coverage"], "none of the 6 portraits"),
+        (["--keep-quantile", "0.05", "--by", "coverage"], "fulfils --keep-quantile 0.05 --by coverage; loosen it"),
         (["--max-expected-mad", "4"], "has no expected_mad"),
         ([], "exactly one of"),
         (["--where", "holes < 1", "--max-expected-mad", "4"], "exactly one of"),
