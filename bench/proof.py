@@ -64,23 +64,23 @@ PREFACE = (
     show_default=True, help="As `studio render` writes them.",
 )  # fmt: skip
 @click.option("--labelled", type=click.IntRange(10), default=200, show_default=True, help="Labelled portraits.")
-@click.option("--n", type=click.IntRange(10), default=1000, show_default=True, help="Enhanced portraits to filter.")
+@click.option("--n", type=click.IntRange(10), default=1600, show_default=True, help="Enhanced portraits to filter.")
 @click.option(
-    "--keep-quantile", type=click.FloatRange(0, 1, min_open=True), default=0.5, show_default=True,
+    "--keep-quantile", type=click.FloatRange(0, 1, min_open=True), default=0.8, show_default=True,
     help="Share of them that the filter keeps; all generated arms get so many samples.",
 )  # fmt: skip
 @click.option("--exact", type=click.IntRange(1), help="People of the exact arms [default: as many as the samples].")
 @click.option("--by", default="expected_mad", show_default=True, help="The score that the filter looks at.")
-@click.option("--within", help="As --within of refilter.")
-@click.option("--enhance-steps", type=click.IntRange(0), help="As --steps of generate [default: the preset's].")
-@click.option("--psi", type=click.FloatRange(0, 1.5), default=0.8, show_default=True, help="Truncation of the sampler.")
+@click.option("--within", default="soft_share", show_default=True, help='As --within of refilter; "" for none.')
+@click.option("--enhance-steps", type=click.IntRange(0), default=5, show_default=True, help="As --steps of generate.")
+@click.option("--psi", type=click.FloatRange(0, 1.5), default=1.0, show_default=True, help="Truncation of the sampler.")
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True, help="Of the generated portraits.")
 @click.option(
     "--shard-size", type=click.IntRange(1), default=125, show_default=True, help="Lost at most to a kill, a worker."
 )
 @click.option("--size", type=click.IntRange(32), default=128, show_default=True, help="Pixels, a multiple of 32.")
 @click.option("--validation", type=click.IntRange(1, 128), default=128, show_default=True, help="Portraits, exact.")
-@click.option("--test", type=click.IntRange(0), default=0, show_default=True, help="Portraits; 0: each person once.")
+@click.option("--test", type=click.IntRange(0), default=600, show_default=True, help="Portraits; 0: each person once.")
 @click.option("--arms", default="abcdefg", show_default=True, help="Which; a is always among them.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings an arm.")
 @click.option("--first-seed", type=click.IntRange(0), default=0, show_default=True, help="Of these trainings.")
@@ -89,7 +89,7 @@ PREFACE = (
     help="The --json of a run with other seeds, whose numbers count as well; may be given several times.",
 )  # fmt: skip
 @click.option("--network", default=training.STUDENT, show_default=True, help="The student, package.module:factory.")
-@click.option("--start-steps", type=click.IntRange(1), default=4000, show_default=True, help="Of a.")
+@click.option("--start-steps", type=click.IntRange(1), default=3000, show_default=True, help="Of a.")
 @click.option("--steps", type=click.IntRange(1), default=4000, show_default=True, help="Of every other arm.")
 @click.option("--start-lr", type=click.FloatRange(0, 1, min_open=True), default=2e-3, show_default=True, help="Of a.")
 @click.option(
@@ -97,11 +97,11 @@ PREFACE = (
 )
 @click.option("--batch", type=click.IntRange(2), default=8, show_default=True, help="Pictures a step.")
 @click.option(
-    "--real-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.5, show_default=True,
+    "--real-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.25, show_default=True,
     help="Of every batch stays labelled: nobody throws away the portraits that he has.",
 )  # fmt: skip
 @click.option(
-    "--labelled-backgrounds", type=click.Choice(["new", "own"]), default="new", show_default=True,
+    "--labelled-backgrounds", type=click.Choice(["new", "own"]), default="own", show_default=True,
     help="new: the labelled portraits' foregrounds are known, and composited in every arm. own: as most real sets are, "
     "image and matte alone.",
 )  # fmt: skip
@@ -117,7 +117,7 @@ PREFACE = (
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the result as Markdown.")
 def main(
     state: Path, renders: Path, labelled: int, n: int, keep_quantile: float, exact: int | None, by: str,
-    within: str | None, enhance_steps: int | None, psi: float, seed: int, shard_size: int, size: int,
+    within: str, enhance_steps: int, psi: float, seed: int, shard_size: int, size: int,
     validation: int, test: int, arms: str, seeds: int, first_seed: int, earlier: tuple[Path, ...], network: str,
     start_steps: int, steps: int, start_lr: float, lr: float, batch: int, real_share: float,
     labelled_backgrounds: str, jobs: int, device: str, readers: int, json_file: Path | None, report: Path | None,
@@ -131,7 +131,7 @@ def main(
     enhancing.check_device(device)
     sums, num_samples = material.network_sums(), round(keep_quantile * n)
     settings: dict[str, Any] = {
-        "labelled": labelled, "n": n, "keep_quantile": keep_quantile, "by": by, "within": within,
+        "labelled": labelled, "n": n, "keep_quantile": keep_quantile, "by": by, "within": within or None,
         "samples": num_samples, "exact": exact or num_samples, "enhance_steps": enhance_steps, "psi": psi, "seed": seed,
         "shard_size": shard_size, "size": size, "validation": validation, "test": test, "networks": sums,
         "calibration": material.calibration_sum(sums, by),

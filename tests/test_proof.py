@@ -173,7 +173,8 @@ def test_without_a_calibration_only_other_scores_can_select() -> None:
 
 def run(tmp_path: Path, renders: Path, **options: object) -> str:
     chosen = {"state": tmp_path / "proof", "renders": renders, "labelled": 12, "n": 16, "exact": 6, "by": "stability",
-              "size": SIDE, "validation": 2, "arms": "abcdefg", "seeds": 1, "network": "tiny_student:network",
+              "within": "", "keep-quantile": 0.5, "real-share": 0.5, "labelled-backgrounds": "new",
+              "size": SIDE, "validation": 2, "test": 0, "arms": "abcdefg", "seeds": 1, "network": "tiny_student:network",
               "start-steps": 3, "steps": 2, "batch": 4, "json": tmp_path / "proof.json",
               "report": tmp_path / "proof.md"}  # fmt: skip
     words = [word for name, value in (chosen | options).items() for word in (f"--{name}", str(value))]
