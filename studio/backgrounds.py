@@ -180,11 +180,15 @@ ALL: Mapping[Family, float] = {soft_gradient: 0.1, soft_noise: 0.05, gradient: 0
                                stripes: 0.1, shapes: 0.2, photograph: 0.2}  # fmt: skip
 
 
+def drawn_family(rng: np.random.Generator, families: Mapping[Family, float]) -> Family:
+    """One of the families, by their weights."""
+    weights = np.array(list(families.values()))
+    return list(families)[rng.choice(len(weights), p=weights / weights.sum())]
+
+
 def background(rng: np.random.Generator, size: int, *, families: Mapping[Family, float] = ALL) -> NDArray[np.uint8]:
     """One background, [size, size, 3] sRGB."""
-    weights = np.array(list(families.values()))
-    family = list(families)[rng.choice(len(weights), p=weights / weights.sum())]
-    srgb = srgb_from_linear(family(rng, size))
+    srgb = srgb_from_linear(drawn_family(rng, families)(rng, size))
     return (srgb * 255 + rng.random(srgb.shape, dtype=np.float32)).astype(np.uint8)  # dithered: gradients have no steps
 
 
@@ -194,3 +198,8 @@ def background_pool(num: int, size: int, *, seed: int, families: Mapping[Family,
     for i in range(num):
         pool[i] = background(np.random.default_rng((seed, i)), size, families=families)
     return pool
+
+
+def family_name(seed: int, i: int, *, families: Mapping[Family, float] = ALL) -> str:
+    """Which family the i-th background of `background_pool(seed=seed)` is of, "photograph" for one."""
+    return drawn_family(np.random.default_rng((seed, i)), families).__name__

@@ -1,4 +1,7 @@
-"""The exact-alpha benchmark: people that no network has learnt from, over backgrounds that none has seen.
+"""The exact-alpha benchmark: people that no network has learnt from, over backgrounds that none has seen but in parts.
+
+The parts are of photographs: a fifth of the backgrounds, here and in the matting networks' training, are crops of the
+same eleven. attributes.csv says of which family each background is.
 
 Its folder is what proofs run on: one PNG a portrait below image/, alpha/, hair/, fg/, bg/ and trimap/, and
 attributes.csv, which says who is who.
@@ -19,7 +22,7 @@ from tqdm import tqdm
 
 from ..enhance.light import LINEAR, blend
 from ..enhance.trimap import trimap_from_alpha
-from .backgrounds import background_pool
+from .backgrounds import background_pool, family_name
 from .composites import Portraits, load_portraits, planes
 from .grids import to_rgb
 
@@ -71,7 +74,8 @@ def write_benchmark(
             Image.fromarray(pixels).save(out / layer / f"{name}.png")
         record = json.loads((renders / split / f"{portraits.keys[index]}.json").read_text())
         named: dict[str, str | float] = {"name": name}
-        rows.append(named | described(record, layers["alpha"], layers["hair"]))
+        family = family_name(background_seed(number, seed), 0)
+        rows.append(named | described(record, layers["alpha"], layers["hair"]) | {"background": family})
     partial = out / f"attributes.csv.{os.getpid()}.partial"
     with partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
@@ -81,9 +85,14 @@ def write_benchmark(
     return len(rows)
 
 
+def background_seed(number: int, seed: int) -> int:
+    """Of the pool that background `number` is the first of."""
+    return BACKGROUND_SEED + 100_000 * seed + number
+
+
 def composed(portraits: Portraits, index: int, number: int, *, size: int, seed: int) -> dict[str, np.ndarray]:
     """One portrait over background `number`: every layer [S, S] or [S, S, 3] uint8; composited in linear light."""
-    picture = background_pool(1, size, seed=BACKGROUND_SEED + 100_000 * seed + number)
+    picture = background_pool(1, size, seed=background_seed(number, seed))
     one = np.array([index])
     foreground, background = (LINEAR[planes(array, row).long()] for array, row in
                               ((portraits.foreground, one), (picture, np.array([0]))))  # fmt: skip
