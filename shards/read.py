@@ -198,9 +198,8 @@ def pictured(
             background = jitter(background, rng, exposure=0.5, tint=0.15)
         image = blend(light, matte, background)
     if augment:
-        image = graded(image, rng)
-        image, matte = torch.split(softened(torch.cat([image, matte], 1), rng), [3, 1], 1)
-        image, matte = degraded(image, rng), matte.clamp(0, 1)
+        image, matte = softened(image, matte, rng)
+        image = degraded(graded(image, rng), rng)
     made: Batch = {"image": image[0], "alpha": matte[0]}
     if trimap_px is not None:
         width = int(rng.integers(trimap_px[0], trimap_px[1] + 1))

@@ -139,9 +139,8 @@ def over_background(
         background = (1 - share) * background + share * colour
     image = blend(jitter(foreground, rng, exposure=0.4, tint=0.12), alpha, background)
     if rng.random() < 0.7:
-        image = graded(image, rng)
-        image, alpha = torch.split(softened(torch.cat([image, alpha], 1), rng), [3, 1], 1)
-        image = degraded(image, rng)
+        image, alpha = softened(image, alpha, rng)
+        image = degraded(graded(image, rng), rng)
     return image[0].clamp(-1, 1), alpha[0].clamp(0, 1)
 
 

@@ -172,9 +172,9 @@ def matting_pairs(
     foreground, alpha, hair = torch.split(warped(torch.cat(stack, 1), rng), [3, 1, 1], 1)
     foreground = jitter(linear(foreground), rng, exposure=0.4, tint=0.12)
     background = jitter(linear(behind(portraits, backgrounds, rng, batch=batch)), rng, exposure=0.5, tint=0.15)
-    image = graded(blend(foreground, alpha, background), rng)
-    image, alpha, hair = torch.split(softened(torch.cat([image, alpha, hair], 1), rng), [3, 1, 1], 1)
-    return degraded(image, rng), alpha.clamp(0, 1), hair.clamp(0, 1)
+    image, mattes = softened(blend(foreground, alpha, background), torch.cat([alpha, hair], 1), rng)
+    alpha, hair = mattes.clamp(0, 1).split(1, 1)
+    return degraded(graded(image, rng), rng), alpha, hair
 
 
 def warped(x: Tensor, rng: np.random.Generator) -> Tensor:
