@@ -25,12 +25,7 @@ from mattesmith.studio.benchmark import write_benchmark
 from mattesmith.studio.composites import load_portraits
 
 ROOT = Path(__file__).parents[1]
-BACKGROUNDS = {
-    "labelled": 1,
-    "exact": 2,
-    "validation": 3,
-    "test": 4,
-}  # seeds: no two sets share one, but parts of photographs
+BACKGROUNDS = {"labelled": 1, "exact": 2, "validation": 3, "test": 4}  # seeds
 SHARD_SIZE = 250  # of exact portraits
 GENERATED = {"raw": ("raw",), "enhanced": ("first", "best")}  # runs of `generate`, and the datasets made of each
 EXACT = {"exact", "recoloured", "relabelled"}  # datasets of rendered people beside the labelled ones
@@ -213,21 +208,6 @@ def identities(folder: Path) -> dict[str, str]:
     """Who is in each picture of an exact set."""
     with (folder / "attributes.csv").open(newline="", encoding="utf-8") as stream:
         return {row["name"]: row["identity"] for row in csv.DictReader(stream)}
-
-
-def over_drawn_backgrounds(folder: Path) -> set[str]:
-    """The pictures of an exact set whose background is no part of a photograph, as trainings see some, too.
-
-    Raises:
-        ValueError: the set was made before backgrounds were told apart.
-    """
-    with (folder / "attributes.csv").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    if rows and "background" not in rows[0]:
-        raise ValueError(
-            f"{folder / 'attributes.csv'} has no column background: remove {folder}, it is made again alike"
-        )
-    return {row["name"] for row in rows if row["background"] != "photograph"}
 
 
 # Generated portraits

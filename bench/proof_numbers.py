@@ -44,13 +44,12 @@ class Interval:
 # Reading
 
 
-def read_values(files: Sequence[Path], identities: Mapping[str, str], *, only: Collection[str] | None = None) -> Floats:
-    """What was measured, [seeds, people, columns]; NaN where a person has no such region or picture.
+def read_values(files: Sequence[Path], identities: Mapping[str, str]) -> Floats:
+    """What was measured, [seeds, people, columns]; NaN where a person has no such region.
 
     Args:
         files: one a seed, as `proof_training.write_measured` writes them.
         identities: who is in each picture; pictures of one person are averaged.
-        only: the pictures that count; None for all.
     """
     people = sorted(set(identities.values()))
     place = {person: i for i, person in enumerate(people)}
@@ -63,7 +62,7 @@ def read_values(files: Sequence[Path], identities: Mapping[str, str], *, only: C
         for column, (measured, scale) in enumerate(COLUMNS.values()):
             total, count = np.zeros(len(people)), np.zeros(len(people))
             for name, numbers in found.items():
-                if measured in numbers and (only is None or name in only):
+                if measured in numbers:
                     total[place[identities[name]]] += numbers[measured] * scale
                     count[place[identities[name]]] += 1
             values[seed, :, column] = np.divide(total, count, out=np.full(len(people), np.nan), where=count > 0)
@@ -221,19 +220,6 @@ def verdicts(numbers: Numbers, names: Collection[str]) -> list[str]:
             answer = "yes" if change.high < 0 else "no, it is worse" if change.low > 0 else "not shown"
             lines.append(f"Is {name} better than c in SAD (paired interval below 0)? {answer}: {percent(change)}.")
     return lines
-
-
-def elsewhere(numbers: Numbers, names: Collection[str], words: str) -> list[str]:
-    """The first question once more, over a part of the test pictures."""
-    if "f" not in names:
-        return []
-    changes = [
-        f"{percent(numbers.change('f', against))} against {against}, the intervals "
-        f"{'apart' if numbers.mean('f', SAD).is_apart_from(numbers.mean(against, SAD)) else 'not apart'}"
-        for against in ("a", "b")
-        if against in names
-    ]
-    return [f"Over {words}, f changes SAD by {' and by '.join(changes)}."]
 
 
 def to_json(numbers: Numbers, words: Mapping[str, str]) -> dict[str, dict[str, list[float]]]:

@@ -1,7 +1,8 @@
 """Backgrounds: procedural pictures, and crops of the photographs that scikit-image brings along.
 
-Two sets. `SOFT` is calm and muted, for training the generator, whose capacity should go to the person. `ALL` adds
-edges, patterns and photographs, for training matting networks, which must not take any of those for hair.
+Three sets. `SOFT` is calm and muted, for training the generator, whose capacity should go to the person. `ALL` adds
+edges, patterns and photographs, for training matting networks, which must not take any of those for hair. `UNSEEN` is
+the same with photographs of its own, for tests.
 
 A family is a function (rng, size) -> [size, size, 3] float32, linear light in [0, 1].
 """
@@ -24,6 +25,7 @@ Family = Callable[[np.random.Generator, int], Floats]
 # Bundled with scikit-image's wheel, nobody in them: a face in a background would be a person without a matte.
 PHOTOGRAPHS = ("brick.png", "chelsea.png", "coffee.png", "grass.png", "gravel.png", "hubble_deep_field.jpg",
                "motorcycle_left.png", "motorcycle_right.png", "page.png", "rocket.jpg", "text.png")  # fmt: skip
+HELD_OUT = ("cell.png", "clock_motion.png", "coins.png", "ihc.png", "moon.png", "retina.jpg")  # no training sees these
 
 
 def colour(rng: np.random.Generator, *, max_saturation: float = 1.0, darkest: float = 0.08) -> Floats:
@@ -141,15 +143,20 @@ def shapes(rng: np.random.Generator, size: int) -> Floats:
     return defocused(rng, picture)
 
 
-def photograph(rng: np.random.Generator, size: int) -> Floats:
+def photograph(rng: np.random.Generator, size: int, *, names: tuple[str, ...] = PHOTOGRAPHS) -> Floats:
     """A random crop of a bundled photograph, turned, tinted and sometimes out of focus."""
-    whole = photographs()[rng.integers(len(PHOTOGRAPHS))]
+    whole = photographs(names)[rng.integers(len(names))]
     side = int(min(whole.shape[:2]) * rng.uniform(0.3, 1.0))
     top, left = (int(rng.integers(0, length - side + 1)) for length in whole.shape[:2])
     crop = Image.fromarray(whole[top : top + side, left : left + side]).resize((size, size), Image.Resampling.BOX)
     picture = linear_from_srgb(np.asarray(crop, np.float32) / np.float32(255))
     picture = np.rot90(picture, int(rng.integers(4))) * rng.uniform(0.6, 1.2, 3).astype(np.float32)
     return defocused(rng, np.clip(picture, 0, 1))
+
+
+def held_out_photograph(rng: np.random.Generator, size: int) -> Floats:
+    """The same of those that no training sees."""
+    return photograph(rng, size, names=HELD_OUT)
 
 
 def defocused(rng: np.random.Generator, picture: Floats) -> Floats:
@@ -161,12 +168,12 @@ def defocused(rng: np.random.Generator, picture: Floats) -> Floats:
 
 
 @cache
-def photographs() -> list[NDArray[np.uint8]]:
-    """The photographs, [H, W, 3] sRGB, at most 512 pixels a side."""
+def photographs(names: tuple[str, ...]) -> list[NDArray[np.uint8]]:
+    """Bundled photographs, [H, W, 3] sRGB, at most 512 pixels a side."""
     import skimage  # here: only this family needs it, and it comes with the extra `studio`
 
     pictures = []
-    for name in PHOTOGRAPHS:
+    for name in names:
         with Image.open(Path(skimage.__file__).parent / "data" / name) as picture:
             rgb = picture.convert("RGB")
         rgb.thumbnail((512, 512))
@@ -178,6 +185,7 @@ def photographs() -> list[NDArray[np.uint8]]:
 SOFT: Mapping[Family, float] = {soft_gradient: 0.45, soft_noise: 0.3, soft_bokeh: 0.25}
 ALL: Mapping[Family, float] = {soft_gradient: 0.1, soft_noise: 0.05, gradient: 0.05, bokeh: 0.15, noise: 0.15,
                                stripes: 0.1, shapes: 0.2, photograph: 0.2}  # fmt: skip
+UNSEEN = {held_out_photograph if family is photograph else family: weight for family, weight in ALL.items()}
 
 
 def drawn_family(rng: np.random.Generator, families: Mapping[Family, float]) -> Family:
@@ -201,5 +209,5 @@ def background_pool(num: int, size: int, *, seed: int, families: Mapping[Family,
 
 
 def family_name(seed: int, i: int, *, families: Mapping[Family, float] = ALL) -> str:
-    """Which family the i-th background of `background_pool(seed=seed)` is of, "photograph" for one."""
+    """Which family the i-th background of `background_pool(seed=seed)` is of."""
     return drawn_family(np.random.default_rng((seed, i)), families).__name__

@@ -6,9 +6,13 @@ import pytest
 from mattesmith.enhance.light import linear_from_srgb, srgb_from_linear
 from mattesmith.studio.backgrounds import (
     ALL,
+    HELD_OUT,
+    PHOTOGRAPHS,
     SOFT,
+    UNSEEN,
     background,
     background_pool,
+    family_name,
     photographs,
 )
 
@@ -50,8 +54,16 @@ def test_srgb_and_linear_light_are_inverse_to_each_other():
     assert linear_from_srgb(np.array([0.0, 0.5, 1.0], np.float32)).tolist() == pytest.approx([0, 0.21404, 1], abs=1e-5)
 
 
-def test_photographs_show_no_people():
-    from mattesmith.studio.backgrounds import PHOTOGRAPHS
+@pytest.mark.parametrize("names", [PHOTOGRAPHS, HELD_OUT])
+def test_photographs_show_no_people(names):
+    assert not {"astronaut.png", "camera.png"} & set(names)
+    assert all(picture.dtype == np.uint8 and max(picture.shape) <= 512 for picture in photographs(names))
 
-    assert not {"astronaut.png", "camera.png"} & set(PHOTOGRAPHS)
-    assert all(picture.dtype == np.uint8 and max(picture.shape) <= 512 for picture in photographs())
+
+def test_tests_show_other_photographs_than_trainings_and_the_same_of_all_else():
+    assert not set(HELD_OUT) & set(PHOTOGRAPHS)
+    trained, tested = (background_pool(20, 16, seed=0, families=families) for families in (ALL, UNSEEN))
+    for i in range(20):
+        is_photograph = family_name(0, i, families=ALL) == "photograph"
+        assert (family_name(0, i, families=UNSEEN) == "held_out_photograph") == is_photograph
+        assert (trained[i] != tested[i]).any() == is_photograph
