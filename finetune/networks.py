@@ -38,7 +38,7 @@ def load_network(name: str, *, seed: int = 0) -> Matting:
         return load_matting(name)
     factory, file = match[1], match[2]
     architecture = Architecture(
-        factory_of(factory), lambda network, image, trimap: network(image), DIVISOR, False,
+        factory_of(factory), alpha_by(factory), DIVISOR, False,
         f"unknown: see where {factory} came from", factory,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):  # first weights are drawn from torch's own generator; its state is put back
@@ -52,6 +52,25 @@ def load_network(name: str, *, seed: int = 0) -> Matting:
         load_strictly(network, read_state(Path(file)), file=Path(file))
         card |= read_card(Path(file))
     return Matting(network, architecture, name=factory, card=card)
+
+
+def alpha_by(factory: str) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+    """The matte that a network of one's own makes of an image; what it does wrong is said in one line."""
+
+    def alpha(network: nn.Module, image: Tensor, trimap: Tensor) -> Tensor:
+        try:
+            matte: Tensor = network(image)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{factory} fails on an image {list(image.shape)}: {reason}") from error
+        if not isinstance(matte, Tensor) or matte.shape != trimap.shape:
+            found = list(matte.shape) if isinstance(matte, Tensor) else type(matte).__name__
+            raise ValueError(f"{factory} must give alpha {list(trimap.shape)}, got {found}")
+        return matte
+
+    return alpha
 
 
 def full_name(name: str) -> str:
@@ -120,8 +139,6 @@ def recipe_of(matting: Matting) -> Recipe:
 
         def predicted(image: Tensor) -> Tensor:
             matte = estimate(network, image, given).float()
-            if matte.shape != alpha.shape:
-                raise ValueError(f"{kind} must give alpha {list(alpha.shape)}, got {list(matte.shape)}")
             return matte if trimap is None else torch.where(trimap == 0.5, matte, alpha)
 
         return pyramid_loss(predicted, image, alpha)

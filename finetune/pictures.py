@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..enhance.light import LINEAR, blend
 from ..gen import random_stream
-from ..shards import read_shards, samples_of
+from ..shards import config_hash, read_config, read_shards, samples_of
 from ..shards.backgrounds import drawn
 from ..shards.read import member
 
@@ -96,6 +96,17 @@ def pairs(folder: Path) -> list[tuple[Path, Path, Path | None]]:
     return [(named["image"][key], named["alpha"][key], named["hair"].get(key)) for key in sorted(named["image"])]
 
 
+def folder_sum(folder: Path) -> str:
+    """SHA-256 that tells a folder from another of the same name, wherever it lies.
+
+    Of a dataset's configuration, else of the names and bytes of its pictures' files, which need not be read for it.
+    """
+    if is_dataset(folder):
+        return config_hash(read_config(folder))
+    files = [file for name in ("image", "alpha", "fg") for file in files_of(folder / name).values()]
+    return config_hash({f"{file.parent.name}/{file.name}": file.stat().st_size for file in files})
+
+
 def files_of(folder: Path) -> dict[str, Path]:
     """Pictures of a folder by their name without its ending; none where there is no folder."""
     if not folder.is_dir():
@@ -116,21 +127,37 @@ def folder_items(folder: Path) -> Iterator[Item]:
         yield Item(image_file.stem, rgb.float() / 127.5 - 1, alpha, hair)
 
 
-def read_picture(file: Path, mode: str) -> NDArray[np.uint8]:
-    """Pixels in a mode of Pillow's."""
+def upright(file: Path, what: str) -> Image.Image:
+    """A picture the way up that its EXIF tag says, as viewers show it; `what` it should be is for the message."""
     try:
         with Image.open(file) as picture:
-            return np.asarray(picture.convert(mode))
+            return ImageOps.exif_transpose(picture)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} cannot be read as a picture: {error}") from error
+        raise ValueError(f"{file} cannot be read as a {what}: {error}") from error
+
+
+def is_deep(picture: Image.Image) -> bool:
+    """Whether a picture is grey with 16 bits, which would saturate if they were converted like 8."""
+    return picture.mode.startswith("I")
+
+
+def read_picture(file: Path, mode: str) -> NDArray[np.uint8]:
+    """Pixels in a mode of Pillow's."""
+    picture = upright(file, "picture")
+    if is_deep(picture):
+        picture = Image.fromarray(np.rint(np.asarray(picture, np.float64).clip(0, 65535) / 257).astype(np.uint8))
+    return np.asarray(picture.convert(mode))
 
 
 def read_matte(file: Path) -> NDArray[np.float32]:
-    """[H, W] in [0, 1] of an 8-bit or 16-bit matte; 16 bits would saturate if they were converted like 8."""
-    try:
-        with Image.open(file) as picture:
-            if picture.mode.startswith("I"):
-                return (np.asarray(picture, np.float64).clip(0, 65535) / 65535).astype(np.float32)
-            return np.asarray(picture.convert("L"), np.float32) / np.float32(255)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} cannot be read as a matte: {error}") from error
+    """[H, W] in [0, 1] of an 8-bit or 16-bit matte, or of a cut-out: its alpha channel, unless that says nothing."""
+    matte = upright(file, "matte")
+    highest = 65535 if is_deep(matte) else 255
+    if "A" in matte.getbands() and np.ptp(matte.getchannel("A").getextrema()):
+        matte = matte.getchannel("A")
+    elif not is_deep(matte):
+        matte = matte.convert("L")
+    levels = np.asarray(matte, np.float64).clip(0, highest)
+    if levels.max() == 1:
+        raise ValueError(f"{file} has levels 0 and 1, expected 0 to {highest}; multiply them by {highest}")
+    return (levels / highest).astype(np.float32)

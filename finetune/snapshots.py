@@ -3,12 +3,15 @@
 import csv
 import math
 import os
-from collections.abc import Mapping
+import pickle
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..shards.manifest import differences
 
 WARM_UP = 0.03  # share of a run in which the learning rate rises
 
@@ -30,12 +33,15 @@ def update(
 
 
 @torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, *, half_life: float) -> None:
-    """Moves the average towards the network: after `half_life` steps half of it is left. Statistics are copied."""
+def follow(average: nn.Module, network: nn.Module, *, half_life: float, keep: Collection[str] = ()) -> None:
+    """Moves the average towards the network: after `half_life` steps half of it is left.
+
+    Buffers (running statistics, spectral norm's vectors) are copied, but for those that it is to `keep` as its own.
+    """
     share = 1 - 0.5 ** (1 / max(half_life, 1e-3))
     torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in network.parameters()], share)
     for (name, own), other in zip(average.named_buffers(), network.buffers(), strict=True):
-        if "running" in name:
+        if name not in keep:
             own.copy_(other)
 
 
@@ -50,8 +56,25 @@ def load_state(file: Path) -> dict[str, Any] | None:
     """What `save_state` wrote, on the CPU, or None where there is no such file."""
     if not file.exists():
         return None
-    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:  # an empty file, half of one, another one
+        size = f"{file.stat().st_size:,} bytes"
+        raise ValueError(
+            f"{file} ({size}) cannot be read as a snapshot; restore it, or remove it to start anew"
+        ) from error
     return state
+
+
+def check_settings(file: Path, there: Mapping[str, Any], here: Mapping[str, Any], *, otherwise: str) -> None:
+    """Refuses a snapshot that other settings have made; what an older one does not record is not compared.
+
+    Args:
+        otherwise: what to do who wants the other settings, for the message.
+    """
+    if different := differences({**here, **there}, here):
+        raise ValueError(f"{file} was made with other settings (there / here): {'; '.join(different)}; "
+                         f"use the same settings or {otherwise}")  # fmt: skip
 
 
 def append_row(file: Path, row: Mapping[str, float]) -> None:

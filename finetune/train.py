@@ -20,16 +20,17 @@ from torch import Tensor
 
 from ..enhance import Matting, autocast, trimap_from_alpha
 from ..enhance.matting import save_network
+from ..gen import random_stream
 from ..shards import config_hash, mattesmith_version, publish_text, read_config
 from ..shards.card import dataset_licence
-from ..shards.manifest import DATASET, differences
+from ..shards.manifest import DATASET
 from ..shards.source import is_url, open_remote
 from .charts import Line, save_chart
 from .evaluate import trimap_width
 from .feed import ORIGINALS, Feed, on_device
 from .networks import Recipe, load_network, recipe_of, unfrozen
-from .pictures import Item
-from .snapshots import cosine_rate, load_state, save_state, update
+from .pictures import Item, folder_sum
+from .snapshots import check_settings, cosine_rate, load_state, save_state, update
 
 NUM_VALIDATIONS = 20  # of a run, besides the one before its first step
 SNAPSHOT_S = 300  # at most so much is lost to a kill
@@ -92,14 +93,13 @@ def finetune(
         "batch": batch, "size": size, "lr": lr, "seed": seed, "workers": workers,
         "real": real.name if real else "", "num_real": feed.num_real,
         "validate_on": validate_on.name if validate_on else "", "originals": originals,
+        "real_sum": folder_sum(real) if real else "", "validate_on_sum": folder_sum(validate_on) if validate_on else "",
     }  # fmt: skip
 
     run = Run(matting, recipe, lr=lr, steps=steps, seed=seed, device=torch.device(device))
     state_file = out.with_suffix(".state.pt")
     if saved := load_state(state_file):
-        if different := differences(saved["settings"], settings):
-            raise ValueError(f"{state_file} was made with other settings (there / here): {'; '.join(different)}; "
-                             "use the same settings or another --out")  # fmt: skip
+        check_settings(state_file, saved["settings"], settings, otherwise="another --out")
         run.resume(saved)
     elif out.exists():
         raise ValueError(f"{out} exists already, and no {state_file.name} to go on from; name another file")
@@ -148,7 +148,7 @@ class Run:
     def __init__(
         self, matting: Matting, recipe: Recipe, *, lr: float, steps: int, seed: int, device: torch.device
     ) -> None:
-        self.recipe, self.lr, self.steps, self.device = recipe, lr, steps, device
+        self.recipe, self.lr, self.steps, self.seed, self.device = recipe, lr, steps, seed, device
         self.network = unfrozen(matting, seed=seed).to(device)
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         # The average as it is used later: padded, cropped, with trimaps.
@@ -176,6 +176,8 @@ class Run:
 
     def train_step(self, image: Tensor, alpha: Tensor, trimap: Tensor | None) -> None:
         """One update, in bfloat16 where that is safe and pays."""
+        # What a network draws (dropout) comes from torch's own generators, on a GPU too: as if the run never stopped.
+        torch.manual_seed(int(random_stream(self.seed, 0, self.step, "finetune").integers(2**63)))
         self.optimiser.param_groups[0]["lr"] = self.lr * cosine_rate(self.step / self.steps)
         self.network.train()
         with autocast(self.device.type):

@@ -38,6 +38,9 @@ class Portraits:
     def half(self, parity: int) -> "Portraits":
         """Every second portrait by name, so that two networks learn from nobody in common."""
         chosen = np.array([int(key) % 2 == parity for key in self.keys], bool)
+        if not chosen.any():
+            kind = ("even", "odd")[parity]
+            raise ValueError(f"no render of an {kind} number among {len(self)}; render more people, `studio render`")
         return Portraits(
             tuple(key for key, one in zip(self.keys, chosen, strict=True) if one),
             *(array[chosen] for array in (self.stamps, self.foreground, self.alpha, self.hair)),
@@ -111,7 +114,7 @@ def read_cache(path: Path) -> Portraits | None:
         with np.load(path) as arrays:
             planes = (arrays[name] for name in ("stamps", "foreground", "alpha", "hair"))
             return Portraits(tuple(arrays["keys"].tolist()), *planes)
-    except (FileNotFoundError, BadZipFile, KeyError, ValueError):
+    except (FileNotFoundError, BadZipFile, EOFError, KeyError, ValueError):
         return None  # it is only a cache: the renders themselves are read again
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..finetune.snapshots import append_row, follow, load_state, save_state
+from ..finetune.snapshots import append_row, check_settings, follow, load_state, save_state
 
-__all__ = ["Budget", "append_row", "card", "continued", "follow", "load_state", "save_state"]
+__all__ = ["Budget", "append_row", "card", "check_settings", "continued", "follow", "load_state", "save_state"]
 
 
 @dataclass

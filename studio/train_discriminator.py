@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..enhance import autocast
+from ..gen import sum_of
 from ..gen.checkpoints import save_network
 from ..gen.networks import Discriminator, Generator
 from .backgrounds import SOFT, background_pool
 from .composites import Portraits, load_portraits, studio_portraits
 from .embedded import draw_portraits, new_generator
-from .snapshots import Budget, append_row, card, follow, load_state, save_state
+from .snapshots import Budget, append_row, card, check_settings, follow, load_state, save_state
 
 CHANNELS = {256: 16, 128: 32, 64: 64, 32: 128, 16: 192, 8: 192, 4: 192}
 R1_GAMMA = 1.0
@@ -40,7 +41,12 @@ def run_discriminator(
     average = copy.deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.Adam(network.parameters(), lr=lr, betas=(0.0, 0.99), fused=True)
     file, step, seconds = state / f"discriminator-{size}.pt", 0, 0.0
+    settings = {
+        "part": "discriminator", "size": size, "seed": seed, "batch": batch,
+        "generator": sum_of(state / f"generator-{size}.pt"),
+    }  # fmt: skip
     if saved := load_state(file):
+        check_settings(file, saved.get("settings", {}), settings, otherwise="remove it to start anew")
         network.load_state_dict(saved["network"])
         average.load_state_dict(saved["average"])
         optimiser.load_state_dict(saved["optimiser"])
@@ -48,7 +54,8 @@ def run_discriminator(
 
     def save() -> None:
         networks = {"network": network.state_dict(), "average": average.state_dict()}
-        save_state(file, {**networks, "optimiser": optimiser.state_dict(), "step": step, "seconds": seconds})
+        counts = {"step": step, "seconds": seconds, "settings": settings}
+        save_state(file, {**networks, "optimiser": optimiser.state_dict(), **counts})
 
     losses: list[float] = []
     for _ in budget.steps(step, seconds):

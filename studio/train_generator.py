@@ -29,7 +29,7 @@ from .embedded import draw_portraits, estimate_mean_w, new_generator, random_noi
 from .frechet import Yardstick
 from .grids import save_grid
 from .projected import ProjectedDiscriminator, Trunk, adapted, calibrate
-from .snapshots import Budget, append_row, card, continued, follow, load_state, save_state
+from .snapshots import Budget, append_row, card, check_settings, continued, follow, load_state, save_state
 from .train_discriminator import run_discriminator
 
 VIEW = 128  # px at which the frozen network sees a portrait, or a window of it
@@ -53,6 +53,7 @@ class Trainer:
         self.seed, self.images, self.step, self.seconds = seed, 0, 0, 0.0
         self.augmentation = 0.0  # share of the portraits that the discriminator sees changed
         self.continues: dict[str, Any] = {}  # the embedded network that it started from, for the card
+        self.settings: dict[str, Any] = {}  # what made it, which a snapshot is compared by
         self.generator = new_generator(size).to(device).to(memory_format=torch.channels_last)
         discriminator = ProjectedDiscriminator(trunk, size=size, view=view)
         self.discriminator = discriminator.to(device).to(memory_format=torch.channels_last)
@@ -70,6 +71,7 @@ class Trainer:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "counts": {name: getattr(self, name) for name in COUNTS},
             "continues": self.continues,
+            "settings": self.settings,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -135,7 +137,8 @@ class Trainer:
 
         self.step += 1
         self.images += len(real)
-        follow(self.average, self.generator, half_life=min(EMA_IMAGES, self.images / 10) / len(real))
+        half_life = min(EMA_IMAGES, self.images / 10) / len(real)
+        follow(self.average, self.generator, half_life=half_life, keep=("mean_w",))  # its own is estimated
         return generator_loss.item(), discriminator_loss.item(), sign
 
     def update(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -221,8 +224,10 @@ def run_generator(
     pool = background_pool(NUM_BACKGROUNDS, size, seed=seed, families=SOFT)
     distance = Yardstick(load_portraits(renders, "val", size=size), pool, trunk, view=view, device=device)
     trainer = Trainer(trunk, size=size, view=view, seed=seed, lr=lr, device=device, compiled=compiled)
+    trainer.settings = {"part": "generator", "size": size, "seed": seed, "batch": batch}
     file, smaller = state / f"generator-{size}.pt", state / f"generator-{size // 2}.pt"
     if saved := load_state(file):
+        check_settings(file, saved.get("settings", {}), trainer.settings, otherwise="another --state")
         trainer.resume(saved)
     else:
         first = studio_portraits(portraits, pool, np.random.default_rng(seed), batch=64)

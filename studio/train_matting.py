@@ -27,7 +27,7 @@ from .backbone import SOURCE, backbone_state
 from .backgrounds import background_pool
 from .composites import load_portraits, matting_pairs
 from .grids import alternate, checkerboard, save_grid
-from .snapshots import Budget, append_row, card, continued, load_state, save_state
+from .snapshots import Budget, append_row, card, check_settings, continued, load_state, save_state
 
 SNAPSHOT_S = 300
 NUM_VALIDATED = 256  # held-out composites
@@ -153,16 +153,22 @@ def train_matting(
         raise ValueError("a backbone is for the default network alone, and not where it starts from the embedded one")
     if network not in RECIPES:
         raise ValueError(f"network must be one of {', '.join(RECIPES)}, got {network!r}")
+    if size < 32 or size % 32:
+        raise ValueError(f"size must be a multiple of 32, got {size}")
     torch.set_num_threads(threads)
     for folder in (state, export or state):
         folder.mkdir(parents=True, exist_ok=True)
     recipe = RECIPES[network]
+    settings = {"network": network, "size": size, "seed": seed, "batch": batch}
     seed = 2 * seed + recipe.parity  # never the same draws for both
     portraits = load_portraits(renders, "train", size=size).half(recipe.parity)
     pool = background_pool(num_backgrounds, size, seed=seed)
     validation = Validation(renders, size=size, device=device)
     run = Run(recipe, seed=seed, device=device)
-    if saved := load_state(state / f"matting-{network}.pt"):
+    run.settings = settings
+    file = state / f"matting-{network}.pt"
+    if saved := load_state(file):
+        check_settings(file, saved.get("settings", {}), settings, otherwise="another --state")
         run.resume(saved)
     elif warm:
         run.start_warm(load_matting(network))
@@ -198,6 +204,7 @@ class Run:
     def __init__(self, recipe: Recipe, *, seed: int, device: str = "cpu") -> None:
         torch.manual_seed(seed)  # first weights only; no draw of a step comes from here
         self.recipe, self.step, self.seconds = recipe, 0, 0.0
+        self.settings: dict[str, Any] = {}  # what made it, which a snapshot is compared by
         self.continues: dict[str, Any] = {}  # the embedded network that it started from, for the card
         self.device = torch.device(device)
         self.network = recipe.build().to(self.device).to(memory_format=recipe.layout)
@@ -207,7 +214,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """All of it, as tensors and numbers."""
         parts = {name: getattr(self, name).state_dict() for name in ("network", "average", "optimiser")}
-        return parts | {"step": self.step, "seconds": self.seconds, "continues": self.continues}
+        return parts | {name: getattr(self, name) for name in ("step", "seconds", "continues", "settings")}
 
     def resume(self, state: dict[str, Any]) -> None:
         """Takes up a saved state."""

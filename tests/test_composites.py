@@ -58,9 +58,10 @@ def test_the_cache_gives_the_same_and_takes_in_new_changed_and_removed_renders(r
     assert after.foreground[:, 0, 0, 0].tolist() == [0, 9, 180, 7]
 
 
-def test_a_damaged_cache_is_made_again(renders):
+@pytest.mark.parametrize("content", [b"half a file", b""])
+def test_a_damaged_cache_is_made_again(renders, content):
     before = load_portraits(renders, "train", size=8)
-    (renders / "train-8.npz").write_bytes(b"half a file")
+    (renders / "train-8.npz").write_bytes(content)
     assert (load_portraits(renders, "train", size=8).foreground == before.foreground).all()
 
 
@@ -82,6 +83,8 @@ def test_halves_have_nobody_in_common(renders):
     assert even.keys == ("000000", "000002")
     assert odd.keys == ("000001", "000003")
     assert (even.foreground[1] == portraits.foreground[2]).all()
+    with pytest.raises(ValueError, match="no render of an odd number among 2; render more people"):
+        even.half(1)
 
 
 def test_a_smaller_render_averages_light_by_coverage(tmp_path):

@@ -132,6 +132,57 @@ def test_sixteen_bits_are_read_as_sixteen_bits(folder: Path) -> None:
     assert next(items(folder)).alpha == pytest.approx(0.5, abs=1e-4)
 
 
+def first(folder: Path) -> tuple[list[int], list[float]]:
+    """Levels of the first picture's row 0 and its alpha there, at columns 0, 19 and 39."""
+    item = next(items(folder))
+    at = [0, 19, 39]
+    return np.rint((item.image[0, 0, at].numpy() + 1) * 127.5).astype(int).tolist(), item.alpha[0, at].tolist()
+
+
+@pytest.mark.parametrize("name", ["image", "alpha"])
+def test_a_picture_is_read_the_way_up_its_file_says(folder: Path, name: str) -> None:
+    wanted = first(folder)
+    with Image.open(folder / name / "0.png") as picture:
+        stored = picture.transpose(Image.Transpose.ROTATE_90)  # the tag says how to turn it back
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    stored.save(folder / name / "0.png", exif=tag)
+    assert first(folder) == wanted
+
+
+def test_grey_pictures_of_sixteen_bits_keep_their_levels(folder: Path) -> None:
+    wanted = first(folder)
+    with Image.open(folder / "image" / "0.png") as picture:
+        grey = np.asarray(picture.convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "image" / "0.png")
+    assert first(folder) == wanted
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_the_matte_of_a_cut_out_is_its_alpha_channel(folder: Path, mode: str) -> None:
+    wanted = first(folder)
+    file = folder / "alpha" / "0.png"
+    with Image.open(file) as matte:
+        cut_out = Image.new(mode.removesuffix("A"), matte.size, "white")
+        cut_out.putalpha(matte)
+        opaque = matte.convert(mode)
+    cut_out.save(file)
+    assert first(folder) == wanted
+    opaque.save(file)  # its alpha channel says nothing
+    assert first(folder) == wanted
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_matte_of_levels_0_and_1_is_refused_and_an_empty_one_is_not(folder: Path, kind: type) -> None:
+    levels = np.zeros((32, 40), kind)
+    Image.fromarray(levels).save(folder / "alpha" / "0.png")
+    assert first(folder)[1] == [0, 0, 0]
+    levels[:, 20:] = 1
+    Image.fromarray(levels).save(folder / "alpha" / "0.png")
+    with pytest.raises(ValueError, match=r"0\.png has levels 0 and 1, expected 0 to (255|65535); multiply"):
+        first(folder)
+
+
 def test_the_command_measures_an_embedded_network_and_refuses_what_it_cannot_load(folder: Path, tmp_path: Path) -> None:
     rest = ["--on", str(folder), "--json", str(tmp_path / "out.json"), "--worst", str(tmp_path / "worst.png")]
     done = CliRunner().invoke(cli.cli, ["evaluate", "default", *rest], catch_exceptions=False)

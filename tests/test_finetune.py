@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,8 @@ from mattesmith.finetune import finetune, load_network
 from mattesmith.finetune import train as module
 from mattesmith.finetune.feed import Feed, held_out
 from mattesmith.finetune.networks import recipe_of, unfrozen
-from mattesmith.finetune.snapshots import load_state
+from mattesmith.finetune.pictures import folder_sum
+from mattesmith.finetune.snapshots import load_state, save_state
 from mattesmith.gen import Latents, Sample
 
 SIDE = 32
@@ -32,6 +34,15 @@ from torch import nn
 def network():
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1)]
     return nn.Sequential(*layers, nn.Sigmoid())
+
+def dropping():
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Dropout2d(0.5), nn.Conv2d(8, 1, 3, padding=1), nn.Sigmoid())
+
+def halving():
+    return nn.Conv2d(3, 1, 3, stride=2, padding=1)
+
+def failing():
+    return nn.Conv2d(4, 1, 1)
 
 nothing = 3
 
@@ -152,6 +163,41 @@ def test_a_killed_run_ends_with_the_same_numbers(
         assert (tmp_path / f"whole.{suffix}").read_bytes() == (tmp_path / f"parts.{suffix}").read_bytes()
 
 
+def test_what_a_network_draws_follows_from_the_seed_and_the_step_alone(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knobs = {"network": "tiny_matting:dropping", "steps": 4}
+    torch.manual_seed(1)
+    tiny(dataset, tmp_path / "whole.safetensors", **knobs)
+    kill_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        tiny(dataset, tmp_path / "parts.safetensors", snapshot_s=0.0, **knobs)
+    torch.manual_seed(2)  # another process has drawn other numbers by then
+    tiny(dataset, tmp_path / "parts.safetensors", **knobs)
+    assert_same(*(load_state(tmp_path / f"{name}.state.pt") for name in ("whole", "parts")))
+
+
+def test_another_folder_of_the_same_name_is_refused_and_one_that_moved_is_not(
+    dataset: Path, photographs: Path, tmp_path: Path
+) -> None:
+    moved, other = (tmp_path / name / photographs.name for name in ("moved", "other"))
+    for folder in (moved, other):
+        shutil.copytree(photographs, folder)
+    Image.new("L", (50, 40), 255).save(other / "alpha" / "1.png")
+    out = tmp_path / "net.safetensors"
+    card = tiny(dataset, out, steps=1, real=photographs, real_share=0.25, validate_on=photographs)
+    assert tiny(dataset, out, steps=1, real=moved, real_share=0.25, validate_on=moved) == card
+    with pytest.raises(ValueError, match=r"other settings .*real_sum: .* / .*; use the same settings"):
+        tiny(dataset, out, steps=1, real=other, real_share=0.25, validate_on=photographs)
+    with pytest.raises(ValueError, match=r"other settings .*validate_on_sum: .* / .*; use the same settings"):
+        tiny(dataset, out, steps=1, real=photographs, real_share=0.25, validate_on=other)
+    saved = load_state(out.with_suffix(".state.pt"))  # as an older version wrote it, which knew names alone
+    saved["settings"] = {name: value for name, value in saved["settings"].items() if not name.endswith("_sum")}
+    save_state(out.with_suffix(".state.pt"), saved)
+    assert tiny(dataset, out, steps=1, real=photographs, real_share=0.25, validate_on=photographs) == card
+    assert folder_sum(dataset) == json.loads((dataset / "dataset.json").read_text())["config_hash"]
+
+
 def test_run_again_it_changes_nothing_and_other_settings_are_refused(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "net.safetensors"
     card = tiny(dataset, out, steps=2)
@@ -265,6 +311,8 @@ def test_portraits_can_keep_their_own_background(dataset: Path, tmp_path: Path) 
         ({"network": "tiny_matting:missing"}, "has no callable missing"),
         ({"network": "tiny_matting:nothing"}, "has no callable nothing"),
         ({"network": "tiny_matting:number"}, r"must return a torch\.nn\.Module, got int"),
+        ({"network": "tiny_matting:halving"}, r"halving must give alpha \[1, 1, 32, 32\], got \[1, 1, 16, 16\]"),
+        ({"network": "tiny_matting:failing"}, r"failing fails on an image \[1, 3, 32, 32\]: Given groups=1"),
         ({"network": "no_such_module:network"}, "no module no_such_module can be imported"),
         ({"network": "deeplab:x"}, "no such checkpoint"),
         ({"batch": 30}, "16 samples to train on, too few for batches of 30"),
@@ -279,6 +327,27 @@ def test_what_cannot_be_trained_is_said_in_one_line(dataset: Path, tmp_path: Pat
     with pytest.raises((ValueError, OSError), match=said) as error:
         tiny(dataset, tmp_path / "net.safetensors", **knobs)
     assert "\n" not in str(error.value) and not (tmp_path / "net.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["finetune", "people", "--out", "net.safetensors"], "a smaller --batch (and another --out)"),
+        (["studio", "train-matting"], "a smaller --batch (and another --state)"),
+        (["generate"], "fewer --slots (and another dataset)"),
+    ],
+)
+def test_out_of_memory_names_an_option_that_the_command_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    def full(**knobs) -> None:
+        raise torch.OutOfMemoryError("12 GiB")
+
+    monkeypatch.setattr(sys, "argv", ["mattesmith", *words])
+    monkeypatch.setattr(cli.cli, "main", full)
+    with pytest.raises(SystemExit):
+        cli._run_command()
+    assert f"nothing is lost; use {said}: 12 GiB" in capsys.readouterr().err
 
 
 def test_a_broken_sample_is_one_line_also_from_a_worker(dataset: Path, tmp_path: Path) -> None:

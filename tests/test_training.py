@@ -88,17 +88,20 @@ class Trunk(nn.Module):
 
 
 def generate(renders: Path, state: Path, *, max_steps: int, size: int = 16, **knobs) -> dict:
-    train_generator(
-        renders, state, size=size, minutes=1, threads=1, batch=4, max_steps=max_steps, trunk=Trunk(), view=16, **knobs
-    )
+    knobs = {"batch": 4, "minutes": 1, "threads": 1, "view": 16} | knobs
+    train_generator(renders, state, size=size, max_steps=max_steps, trunk=Trunk(), **knobs)
     return load_state(state / f"generator-{size}.pt")
 
 
+def discriminate(renders: Path, state: Path, *, max_steps: int, **knobs) -> dict:
+    knobs = {"size": 16, "batch": 4, "minutes": 1, "threads": 1} | knobs
+    train_generator(renders, state, part="discriminator", max_steps=max_steps, **knobs)
+    return load_state(state / "discriminator-16.pt")
+
+
 def matte(renders: Path, state: Path, *, max_steps: int, network: str = "second", **knobs) -> dict:
-    train_matting(
-        renders, state, network=network, size=32, minutes=1, threads=1, batch=4, max_steps=max_steps,
-        num_backgrounds=8, **knobs,
-    )  # fmt: skip
+    knobs = {"size": 32, "batch": 4, "minutes": 1, "threads": 1, "num_backgrounds": 8} | knobs
+    train_matting(renders, state, network=network, max_steps=max_steps, **knobs)
     return load_state(state / f"matting-{network}.pt")
 
 
@@ -296,6 +299,29 @@ def test_a_matting_run_that_was_stopped_ends_as_if_it_never_had(renders, tmp_pat
     assert_same(whole, parts)
 
 
+def test_a_run_with_other_settings_is_refused_and_an_older_snapshot_goes_on(tmp_path):
+    for split in ("train", "val"):
+        write_ellipses(tmp_path / split, 4, size=64)
+    for run, otherwise in ((matte, "another --state"), (generate, "another --state"), (discriminate, "remove it")):
+        run(tmp_path, tmp_path / "state", max_steps=1)
+        for name, value in (("seed", 1), ("batch", 2)):
+            with pytest.raises(ValueError, match=rf"other settings .*: {name}: . / {value}; .* or {otherwise}"):
+                run(tmp_path, tmp_path / "state", max_steps=2, **{name: value})
+    with pytest.raises(ValueError, match=r"matting-second\.pt was made with other settings .*: size: 32 / 64; use"):
+        matte(tmp_path, tmp_path / "state", max_steps=2, size=64)
+
+    for name in ("matting-second", "generator-16", "discriminator-16"):
+        state = load_state(tmp_path / "state" / f"{name}.pt")
+        del state["settings"]
+        save_state(tmp_path / "state" / f"{name}.pt", state)
+    assert matte(tmp_path, tmp_path / "state", max_steps=2, batch=2)["settings"]["batch"] == 2
+    assert generate(tmp_path, tmp_path / "state", max_steps=2)["counts"]["step"] == 2
+    assert discriminate(tmp_path, tmp_path / "state", max_steps=2)["step"] == 2
+    generate(tmp_path, tmp_path / "state", max_steps=3)
+    with pytest.raises(ValueError, match=r"discriminator-16\.pt was made with .*: generator: \w+ / \w+; use the same"):
+        discriminate(tmp_path, tmp_path / "state", max_steps=3)
+
+
 @pytest.mark.parametrize("network", ["default", "second"])
 def test_matting_networks_are_written_with_pictures_and_a_card(network, renders, tmp_path):
     matte(renders, tmp_path, max_steps=2, network=network, export=tmp_path / "weights")
@@ -353,6 +379,8 @@ def test_wrong_names_are_said_in_one_line(renders, tmp_path, monkeypatch):
         generate(renders, tmp_path, max_steps=1, compiled=True)
     with pytest.raises(ValueError, match="network must be one of default, second"):
         train_matting(renders, tmp_path, network="third", size=32, minutes=1, threads=1)
+    with pytest.raises(ValueError, match="size must be a multiple of 32, got 100"):
+        train_matting(renders, tmp_path, network="second", size=100, minutes=1, threads=1)
 
 
 # Parts
@@ -414,6 +442,13 @@ def test_the_average_is_half_way_after_its_half_life():
     for _ in range(10):
         follow(average, network, half_life=10)
     assert average.weight.item() == pytest.approx(0.5)
+
+
+def test_the_average_keeps_its_own_mean_w():
+    trainer = Trainer(Trunk(), size=16, view=16, seed=0, lr=0.002)
+    trainer.average.mean_w.fill_(2)
+    trainer.train_step(torch.zeros(4, 3, 16, 16))
+    assert trainer.average.mean_w.eq(2).all() and trainer.generator.mean_w.eq(0).all()
 
 
 def test_a_band_is_where_alpha_changes():
