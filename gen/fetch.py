@@ -3,14 +3,15 @@
 import hashlib
 import http.client
 import ipaddress
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from .messages import printable
+from .messages import one_line, printable
 
 CHUNK = 1 << 20
 MAX_BYTES = 1 << 30  # for a file whose size is not known to the byte; the largest public one has 382 MB
@@ -84,6 +85,11 @@ def _receive(
             raise OSError(f"{url}: the server says {error.code} {printable(str(error.reason), 60)}") from error
     except OSError as error:
         raise OSError(f"{url}: no connection ({printable(str(error), 100)}); try again") from error
+    except http.client.HTTPException as error:
+        raise OSError(
+            f"{url}: expected an answer in HTTP, found another ({type(error).__name__}: {one_line(error)}); "
+            "see whether the address is right"
+        ) from error
     with answer:
         resumes = answer.status == http.HTTPStatus.PARTIAL_CONTENT and start > 0
         if resumes and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -142,6 +148,11 @@ def _check_head(url: str, head: bytes, suffix: str) -> None:
 
 def _check_address(url: str) -> None:
     """https anywhere; http only from this machine, where nobody stands between."""
+    if foreign := re.search(r"[^!-~]", url):
+        code = quote(foreign[0], errors="surrogateescape")  # as a command line keeps bytes that are not UTF-8
+        raise ValueError(
+            f"{printable(url)}: expected an address in ASCII without white space; write {foreign[0]!r} as {code}"
+        )
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port

@@ -1,4 +1,7 @@
-"""TensorFlow-era StyleGAN2 networks (config E and F) -> the names and shapes of NVIDIA's PyTorch state dicts."""
+"""TensorFlow-era StyleGAN2 networks -> the names and shapes of NVIDIA's PyTorch state dicts.
+
+Both releases name and shape their layers alike: stylegan2 (config E and F) and stylegan2-ada.
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -10,6 +13,9 @@ from torch import Tensor
 
 from .messages import shown
 from .pickles import Array, TensorFlowNetwork
+
+# The functions that built the networks; a discriminator's is D_stylegan2 in stylegan2 and D_main in stylegan2-ada.
+BUILDERS = {"generator": ("G_main",), "discriminator": ("D_stylegan2", "D_main")}
 
 
 def _style_bias(value: Tensor) -> Tensor:
@@ -98,9 +104,8 @@ def tensorflow_settings(network: TensorFlowNetwork, kind: str) -> dict[str, Any]
     """What the variables do not tell, from the arguments given to the network's builder."""
     given = network.state.get("static_kwargs") or {}
     builder = network.state.get("build_func_name")
-    expected = "G_main" if kind == "generator" else "D_stylegan2"
-    if builder != expected:
-        raise ValueError(f"the network was built by {shown(builder)}, expected {expected!r}")
+    if builder not in BUILDERS[kind]:
+        raise ValueError(f"the network was built by {shown(builder)}, expected {' or '.join(BUILDERS[kind])}")
     if int(given.get("label_size") or 0):
         raise ValueError(
             f"the network takes class labels (label_size {shown(given['label_size'])}); only unconditional ones load"
@@ -110,7 +115,9 @@ def tensorflow_settings(network: TensorFlowNetwork, kind: str) -> dict[str, Any]
     clamp = {"clamp": None if given.get("conv_clamp") is None else float(given["conv_clamp"])}
     if kind == "generator":
         return clamp | {"mapping_lr": float(given.get("mapping_lrmul", 0.01))}
-    return clamp | {"group": int(given.get("mbstd_group_size") or 4)}
+    # Where nothing is given, D_stylegan2 takes groups of 4, and D_main the whole minibatch.
+    group = given.get("mbstd_group_size") or (4 if builder == "D_stylegan2" else None)
+    return clamp | {"group": group if group is None else int(group)}
 
 
 def _variables(network: TensorFlowNetwork) -> Iterator[tuple[str, Any]]:

@@ -27,6 +27,8 @@ STORAGE_DTYPES = {
     "BoolStorage": "|b1",
 }
 ARRAY_DTYPES = ("f8", "f4", "f2", "i8", "i4", "u1", "b1")
+PICKLE_HEADS = (b"\x80", b"(", b"}")  # a protocol's number, or a dict from before these were written
+ZIP_HEAD = b"PK\x03\x04"
 MAX_AXES = 8
 MAX_LENGTH = 2**40  # of one axis of a tensor
 
@@ -187,6 +189,14 @@ def _storage(raw: Any, limits: Limits) -> Tensor:
     return torch.from_numpy(np.frombuffer(rest, dtype).copy())
 
 
+def _check_head(head: bytes) -> None:
+    """Refuses other files, whose bytes mean something to the machine, too, but nothing that could be said to users."""
+    if head.startswith(ZIP_HEAD):
+        raise ValueError("expected a network pickle, found a zip archive; if torch.save wrote it, name it .pt")
+    if not head.startswith(PICKLE_HEADS):
+        raise ValueError(f"expected a network pickle, found bytes that begin with {head!r}; get the file again")
+
+
 def read_pickle(path: Path) -> Any:
     """The object in a network pickle, with every network as `Module` or `TensorFlowNetwork`.
 
@@ -197,8 +207,12 @@ def read_pickle(path: Path) -> Any:
     limits = Limits(num_bytes=2 * size)  # every tensor of the file once as its storage and once as itself
     try:
         with path.open("rb") as file:
+            _check_head(file.read(16))
+            file.seek(0)
             return Machine(_vocabulary(limits), limits).run(Bounded(file, size))
     except OSError:
         raise
-    except Exception as error:  # damaged bytes can raise anything
+    except ValueError as error:
         raise ValueError(one_line(error)) from error
+    except Exception as error:  # damaged bytes can raise anything
+        raise ValueError(f"expected a network pickle, found a damaged one ({one_line(error)})") from error

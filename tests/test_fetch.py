@@ -1,6 +1,7 @@
 """A fetched file is the one with the known sum, whole, or not there; what came of it is not fetched twice."""
 
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class Server:
     location: str = ""
     starts: int | None = None  # where it says it goes on, if elsewhere than asked
     ranges: list[str | None] = field(default_factory=list)
+    raw: bytes = b""  # said instead of an answer
     url: str = ""
 
 
@@ -38,6 +40,9 @@ def server() -> Iterator[Server]:
         def do_GET(self) -> None:
             wanted = self.headers.get("Range")
             state.ranges.append(wanted)
+            if state.raw:
+                self.wfile.write(state.raw)
+                return
             start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and state.resumes else 0
             status = state.status if state.status != 200 else 206 if start else 200
             body = state.content[start:]
@@ -194,6 +199,29 @@ def test_only_https_is_fetched_from_other_machines(url: str, target: Path) -> No
     with pytest.raises(ValueError, match=r"https|not an address") as caught:
         fetch(url, target, sha256=SUM)
     assert "\n" not in str(caught.value) and not list(target.parent.iterdir())
+
+
+@pytest.mark.parametrize("raw", [b"hello\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n"])
+def test_an_answer_that_is_not_http_is_one_clear_line(raw: bytes, server: Server, target: Path) -> None:
+    server.raw = raw
+    with pytest.raises(OSError, match=rf"{server.url}: expected an answer in HTTP, found another \(\w+: ") as caught:
+        fetch(server.url, target, sha256=SUM)
+    assert "\n" not in str(caught.value) and not list(target.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("https://example.org/my net.pkl", "write ' ' as %20"),
+        ("https://example.org/net.pkl\n", r"write '\n' as %0A"),
+        ("https://example.org/n\u00e9t.pkl", "write '\u00e9' as %C3%A9"),
+        ("https://example.org/n\udce9t.pkl", r"write '\udce9' as %E9"),  # a byte of a command line that is not UTF-8
+    ],
+)
+def test_letters_that_no_address_has_are_named(url: str, advice: str, target: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(advice)) as caught:
+        fetch(url, target, sha256=SUM)
+    assert str(caught.value).startswith("https://example.org/") and str(caught.value).isprintable()
 
 
 def test_a_redirection_goes_only_where_an_address_may(server: Server, target: Path) -> None:

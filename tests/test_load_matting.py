@@ -208,6 +208,45 @@ def test_wrapper_and_prefix_come_off(wrap: str, matting: Matting, tmp_path: Path
     torch.testing.assert_close(load_matting(f"unet:{tmp_path / 'net.pth.tar'}")(image), matting(image))
 
 
+class OnlyChild(nn.Module):
+    """A network of one's own whose keys all begin with the name of its only child."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.add_module(name, nn.Sequential(nn.Conv2d(1, 1, 1)))
+
+
+@pytest.mark.parametrize("child", ["net", "model", "module", "body"])
+@pytest.mark.parametrize("wrapper", ["", "module.", "net.", "module._orig_mod.", "model."])
+def test_a_prefix_that_is_the_networks_own_stays(child: str, wrapper: str, tmp_path: Path) -> None:
+    network, again, file = OnlyChild(child), OnlyChild(child), tmp_path / "net.pth"
+    torch.save({wrapper + key: value for key, value in network.state_dict().items()}, file)
+    load_strictly(again, read_state(file), file=file)
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[key], value)
+
+
+def test_what_is_missing_is_told_under_the_networks_own_names(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"1 missing \(first: net\.0\.bias\)$"):
+        load_strictly(OnlyChild("net"), {"net.0.weight": torch.zeros(1, 1, 1, 1)}, file=tmp_path)
+
+
+def test_integer_buffers_are_stored_as_they_are(tmp_path: Path) -> None:
+    """Half precision has no odd numbers above 2048; a table of relative positions has such."""
+    network, again, file = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1), tmp_path / "indices.safetensors"
+    index = torch.arange(2040, 2060)
+    network.register_buffer("relative_position_index", index)
+    again.register_buffer("relative_position_index", torch.zeros_like(index))
+    network.register_buffer("mask", torch.tensor([True, False]))
+    again.register_buffer("mask", torch.tensor([False, False]))
+    save_network(file, network, CARD)
+    assert read_state(file)["weight"].dtype == torch.float16
+    load_strictly(again, read_state(file), file=file)
+    found = again.state_dict()["relative_position_index"]
+    assert found.dtype == torch.int64 and torch.equal(found, index)
+    assert again.state_dict()["mask"].tolist() == [True, False]
+
+
 def test_a_file_from_before_torch_1_6_loads(matting: Matting, tmp_path: Path) -> None:
     torch.save(matting.network.state_dict(), tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     image = images(1, 3, 32, 32)

@@ -180,15 +180,21 @@ def test_a_generator_without_a_discriminator_is_converted_alone(
         gen.load_discriminator(tmp_path / "alone.safetensors")
 
 
-def test_a_broken_discriminator_is_not_left_out_silently(
+def test_a_broken_discriminator_is_named_and_the_generator_beside_it_is_used(
     pair: tuple[gen.Generator, gen.Discriminator], command: Callable[..., str], tmp_path: Path
 ) -> None:
     broken = nvidia_names(pair[1])
     del broken["b4.out.bias"]
-    path = tmp_path / "broken.pt"
+    path, out = tmp_path / "broken.pt", tmp_path / "out"
     torch.save({"g_ema": nvidia_names(pair[0]), "d": broken}, path)
-    assert "missing out.bias" in refused(command, "models", "convert", path)
-    assert not path.with_suffix(".safetensors").exists()
+    told = f"there, does not load ({path}: not a whole discriminator: missing out.bias)\n"
+    assert f"discriminator:      {told}" in command("models", "check", path, "--picture", tmp_path / "portraits.png")
+    printed = command("models", "convert", path)
+    assert "generator, use it as" in printed and printed.endswith(f"\ndiscriminator: {told}")
+    assert gen.load_generator(path.with_suffix(".safetensors")).resolution == 16
+    for file in (path, path.with_suffix(".safetensors")):
+        assert "--discriminator none" in refused(command, "generate", "--n", 1, "--out", out, "--generator", file)
+    assert not out.exists()
 
 
 @pytest.fixture(scope="module")

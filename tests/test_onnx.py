@@ -1,11 +1,13 @@
 """ONNX files become frozen matting networks, or one clear line. The files are made here, of a few operators."""
 
+import hashlib
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +20,13 @@ MEMORIES = [f"r{i}i" for i in range(1, 5)]
 
 
 def write_onnx(
-    file: Path, nodes: Sequence[Any], inputs: dict[str, list[Any]], outputs: dict[str, list[Any]], kind: int = 1
+    file: Path,
+    nodes: Sequence[Any],
+    inputs: dict[str, list[Any]],
+    outputs: dict[str, list[Any]],
+    initializers: Sequence[Any] = (),
+    *,
+    kind: int = 1,
 ) -> Path:
     """A file of these nodes; `kind` is the number of the inputs' type, 1 for float32."""
     onnx = pytest.importorskip("onnx")
@@ -27,7 +35,7 @@ def write_onnx(
         [onnx.helper.make_tensor_value_info(name, kind, size) for name, size in sizes.items()]
         for sizes in (inputs, outputs)
     ]
-    graph = onnx.helper.make_graph(list(nodes), "matte", *declared)
+    graph = onnx.helper.make_graph(list(nodes), "matte", *declared, initializer=list(initializers))
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
     file.write_bytes(model.SerializeToString())
     return file
@@ -94,6 +102,68 @@ def test_a_video_network_sees_a_still_several_times(tmp_path: Path) -> None:
         torch.testing.assert_close(alpha, torch.full((1, 1, 32, side), PASSES / 8 + ratio / 64))
     assert matting.card["licence"] == "GPL-3.0" and matting.card["normalisation"] == "unit"
     assert downsample_ratio((2048, 100)) == 0.25 and downsample_ratio((100, 512)) == 1
+
+
+def test_weights_in_a_file_beside_it_are_part_of_what_a_file_is(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    found = []
+    for scale in (0.1, 0.3):
+        weights = onnx.numpy_helper.from_array(np.full((1, 3, 1, 1), scale, np.float32), "weights")
+        convolution = node("Conv", ["input", "weights"], "output")
+        file = write_onnx(
+            tmp_path / "whole.onnx", [convolution], {"input": OPEN}, {"output": ["n", 1, "h", "w"]}, [weights]
+        )
+        assert load_matting(f"onnx:{file}").card["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        (tmp_path / "net.onnx.data").unlink(missing_ok=True)
+        onnx.save_model(
+            onnx.load(str(file)), str(tmp_path / "net.onnx"),
+            save_as_external_data=True, location="net.onnx.data", size_threshold=0,
+        )  # fmt: skip
+        sums = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("net.onnx", "net.onnx.data")]
+        card = load_matting(f"onnx:{tmp_path / 'net.onnx'}").card
+        assert card["sha256"] == hashlib.sha256("".join(sums).encode()).hexdigest()
+        found.append((sums[0], card["sha256"]))
+    (graph, first), (again, second) = found
+    assert graph == again and first != second
+
+
+def network_of_blocks(file: Path, side: int) -> Path:
+    """alpha = the mean of the channels plus the largest of it in each block; other sides than the blocks' fail."""
+    onnx = pytest.importorskip("onnx")
+    scales = onnx.numpy_helper.from_array(np.array([1, 1, side, side], np.float32), "scales")
+    nodes = [
+        node("ReduceMean", ["input"], "mean", axes=[1], keepdims=1),
+        node("MaxPool", ["mean"], "largest", kernel_shape=[side, side], strides=[side, side]),
+        node("Resize", ["largest", "", "scales"], "blocks", mode="nearest",
+             coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+        node("Add", ["mean", "blocks"], "output"),
+    ]  # fmt: skip
+    return write_onnx(file, nodes, {"input": OPEN}, {"output": ["n", 1, "h", "w"]}, [scales])
+
+
+@pytest.mark.parametrize("side", [16, 32, 64])
+def test_the_sides_that_a_file_wants_are_found_out(side: int, tmp_path: Path) -> None:
+    matting = load_matting(f"onnx:{network_of_blocks(tmp_path / 'net.onnx', side)}")
+    assert matting.architecture.divisor == max(side, 32)
+    alpha = matting(torch.full((1, 3, 160, 100), 0.25))
+    torch.testing.assert_close(alpha, torch.full((1, 1, 160, 100), 0.5))
+
+
+def test_a_file_that_fails_on_every_size_tried_is_refused(tmp_path: Path) -> None:
+    file = network_of_blocks(tmp_path / "net.onnx", 80)
+    with pytest.raises(
+        ValueError, match=r"net\.onnx: expected a network for images of 192 px, found one that fails"
+    ) as caught:
+        load_matting(f"onnx:{file}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_size_that_a_file_fails_on_is_named(tmp_path: Path) -> None:
+    """Blocks of 24 px take the 96 px that every file is tried on, and not 32 px."""
+    matting = load_matting(f"onnx:{network_of_blocks(tmp_path / 'net.onnx', 24)}")
+    with pytest.raises(ValueError, match=r"net\.onnx: .*fails on \[1, 3, 32, 160\]") as caught:
+        matting(torch.zeros(1, 3, 20, 160))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_name_ends_in_a_known_normalisation_only() -> None:

@@ -184,17 +184,8 @@ def tensorflow_network(builder: str, variables: list[tuple[str, Any]], component
     return network
 
 
-def test_a_tensorflow_pickle_loads_exactly(fake_modules: None, tmp_path: Path) -> None:
-    generator, discriminator = networks()
-    variables = tensorflow_variables(nvidia_names(generator))
-    components = {
-        part: tensorflow_network(
-            part, [(name.split("/", 1)[1], value) for name, value in variables if name.startswith(part)], {}
-        )
-        for part in ("synthesis", "mapping")
-    }
-    own = [(name, value) for name, value in variables if "/" not in name]
-    averaged = tensorflow_network("G_main", own, components)
+def tensorflow_discriminator(builder: str, discriminator: Discriminator) -> Any:
+    """The discriminator as TensorFlow variables, without settings of its own."""
     logits = []
     for key, tensor in nvidia_names(discriminator).items():
         value = tensor.contiguous().numpy()
@@ -206,12 +197,59 @@ def test_a_tensorflow_pickle_loads_exactly(fake_modules: None, tmp_path: Path) -
         logits.append(
             (f"{name}/{kind}", np.ascontiguousarray(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T))
         )
+    return tensorflow_network(builder, logits, {})
+
+
+def test_a_tensorflow_pickle_loads_exactly(fake_modules: None, tmp_path: Path) -> None:
+    generator, discriminator = networks()
+    variables = tensorflow_variables(nvidia_names(generator))
+    components = {
+        part: tensorflow_network(
+            part, [(name.split("/", 1)[1], value) for name, value in variables if name.startswith(part)], {}
+        )
+        for part in ("synthesis", "mapping")
+    }
+    own = [(name, value) for name, value in variables if "/" not in name]
+    averaged = tensorflow_network("G_main", own, components)
     path = tmp_path / "stylegan2.pkl"
-    path.write_bytes(pickle.dumps((None, tensorflow_network("D_stylegan2", logits, {}), averaged), protocol=4))
+    path.write_bytes(pickle.dumps((None, tensorflow_discriminator("D_stylegan2", discriminator), averaged), protocol=4))
     found = load_generator(path)
     for key, value in generator.state_dict().items():
         torch.testing.assert_close(found.state_dict()[key], value, atol=1e-6, rtol=0)
     assert same(load_discriminator(path), discriminator)
+
+
+@pytest.mark.parametrize(
+    ("builder", "given", "group"),
+    [
+        ("D_stylegan2", {}, 4),
+        ("D_stylegan2", {"mbstd_group_size": 8}, 8),
+        ("D_main", {}, None),
+        ("D_main", {"mbstd_group_size": None, "conv_clamp": 256}, None),
+        ("D_main", {"mbstd_group_size": 8}, 8),
+    ],
+)
+def test_the_discriminators_of_both_tensorflow_releases_load_exactly(
+    builder: str, given: dict[str, Any], group: int | None, fake_modules: None, tmp_path: Path
+) -> None:
+    """stylegan2-ada calls its builder D_main, whose groups are the whole minibatch unless the file says otherwise."""
+    discriminator = networks()[1]
+    network = tensorflow_discriminator(builder, discriminator)
+    network.static_kwargs.update(given)
+    path = tmp_path / "ada.pkl"
+    path.write_bytes(pickle.dumps((None, network, None), protocol=4))
+    found = load_discriminator(path)
+    assert same(found, discriminator)
+    assert found.architecture["group"] == group and found.architecture["clamp"] == given.get("conv_clamp")
+
+
+def test_a_discriminator_of_another_builder_is_refused(fake_modules: None, tmp_path: Path) -> None:
+    path = tmp_path / "old.pkl"
+    path.write_bytes(pickle.dumps((None, tensorflow_discriminator("D_basic", networks()[1]), None), protocol=4))
+    with pytest.raises(
+        ValueError, match=r"old\.pkl: the network was built by 'D_basic', expected D_stylegan2 or D_main"
+    ):
+        load_discriminator(path)
 
 
 class Call:
@@ -293,7 +331,11 @@ def test_a_storage_shorter_than_announced_is_refused(tmp_path: Path) -> None:
         (b"\x80\x04B\xff\xff\xff\x7fab", "expected 2147483647 bytes"),
         (b"\x80\x04}.", "expected a network G_ema"),
         (b"\x80\x04N.", "expected a network G_ema in the file, found NoneType"),
-        (b"this is not a pickle at all", "short.pkl: "),
+        (b"this is not a pickle at all", "short.pkl: expected a network pickle, found bytes that begin with b'this is"),
+        (b'{"error": {"code": 403}}', r"""expected a network pickle, found bytes that begin with b'\{"error"""),
+        (b"PK\x03\x04" + bytes(60), r"expected a network pickle, found a zip archive.*\.pt"),
+        (b"\x80\x04he.", r"short\.pkl: expected a network pickle, found a damaged one \(101\)"),  # an unknown memo
+        (b"(he.", r"short\.pkl: expected a network pickle, found a damaged one \(101\)"),  # without a protocol
     ],
 )
 def test_broken_pickles_are_one_clear_line(content: bytes, message: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, unwrapped and without the prefix all of them carry.
+    """The tensors of a checkpoint by name, unwrapped; a prefix that all of them carry is for `load_strictly` to judge.
 
     Args:
         file: .safetensors, or what torch.save wrote. Pickles are read by torch's restricted loader only.
@@ -88,7 +89,7 @@ def read_pickle(file: Path) -> Any:
 
 
 def unwrapped(file: Path, content: Any) -> dict[str, Tensor]:
-    """The state dict inside one known wrapper, its keys without a prefix that every one of them carries."""
+    """The state dict inside one known wrapper."""
     if isinstance(content, dict):
         wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), dict)), None)
         content = content[wrapper] if wrapper else content
@@ -104,10 +105,18 @@ def unwrapped(file: Path, content: Any) -> dict[str, Tensor]:
         check_tensors(content, file)
     except ValueError as error:
         raise ValueError(f"{file}: expected plain tensors, found others: {error}; get it again") from error
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in content):
-            content = {key.removeprefix(prefix): value for key, value in content.items()}
     return dict(content)
+
+
+def without_prefix(state: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
+    """The state dict without what a wrapping module put before every key.
+
+    A child of the network may have a wrapper's name itself, so nothing is taken off where a key is wanted as it is.
+    """
+    for prefix in PREFIXES:
+        if state.keys().isdisjoint(wanted) and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
 def canonical_keys(network: nn.Module) -> dict[str, str]:
@@ -123,7 +132,7 @@ def canonical_keys(network: nn.Module) -> dict[str, str]:
 
 
 def load_strictly(network: nn.Module, state: dict[str, Tensor], *, file: Path) -> None:
-    """Fill a network from a state dict, in float32; every key and shape must fit.
+    """Fill a network from a state dict, in the network's own types; every key, but for a prefix, and shape must fit.
 
     A shared tensor may come under any of its names; `num_batches_tracked`, which only training uses, may be missing.
 
@@ -131,6 +140,7 @@ def load_strictly(network: nn.Module, state: dict[str, Tensor], *, file: Path) -
         ValueError: one line with what is missing, unknown, misshapen or not finite.
     """
     wanted, canonical = network.state_dict(), canonical_keys(network)
+    state = without_prefix(state, wanted)
     given = {canonical[key]: value for key, value in state.items() if key in canonical}
     given |= {key: state[key] for key in given if key in state}
     filled = {key: given.get(canonical[key]) for key in wanted}
@@ -158,20 +168,21 @@ def load_strictly(network: nn.Module, state: dict[str, Tensor], *, file: Path) -
 def save_network(file: Path, network: nn.Module, card: dict[str, Any], *, dtype: torch.dtype = torch.float16) -> None:
     """Write a network as safetensors, and its card with the file's sha256 beside it.
 
-    A tensor that `dtype` cannot hold stays in float32; a shared tensor is stored once. Both files appear whole or not
-    at all.
+    A tensor that `dtype` cannot hold stays in float32, one of integers as it is; a shared tensor is stored once. Both
+    files appear whole or not at all.
 
     Args:
         file: NAME.safetensors; the card goes to NAME.json.
         card: architecture ("modnet", "unet"), name, licence, source, and whatever else is worth knowing.
-        dtype: of the tensors; float32 keeps them as they are.
+        dtype: of the floating-point tensors; float32 keeps them as they are.
     """
     canonical = canonical_keys(network)
     tensors = {}
     for key, value in network.state_dict().items():
         if canonical[key] == key and not key.endswith("num_batches_tracked"):
-            stored = value.detach().cpu().to(dtype)
-            tensors[key] = (stored if stored.isfinite().all() else value.detach().cpu().float()).contiguous()
+            held = value.detach().cpu()
+            stored = held.to(dtype) if held.is_floating_point() else held  # half precision would round indices
+            tensors[key] = (stored if stored.isfinite().all() else held.float()).contiguous()
     blob = safetensors.torch.save(tensors)
     write_whole(file, blob)
     text = json.dumps(card | {"sha256": hashlib.sha256(blob).hexdigest()}, indent=2, ensure_ascii=False) + "\n"

@@ -17,7 +17,7 @@ from .dim import DIM
 from .gca import GCA
 from .indexnet import IndexNet
 from .modnet import MODNet
-from .onnx import load_onnx
+from .onnx import first_line, load_onnx, sum_of_network
 from .p3m import P3MNet
 from .unet import UNet
 from .vitmatte import load_vitmatte
@@ -55,9 +55,17 @@ def four_channel_alpha(network: nn.Module, image: Tensor, trimap: Tensor, *, nor
     return alpha
 
 
-def onnx_alpha(network: nn.Module, image: Tensor, trimap: Tensor, *, normalisation: str) -> Tensor:
-    """An ONNX file does not say how its pictures were normalised; its user does."""
-    alpha: Tensor = network(normalised(image, normalisation))
+def onnx_alpha(network: nn.Module, image: Tensor, trimap: Tensor, *, normalisation: str, file: Path) -> Tensor:
+    """An ONNX file says neither how its pictures were normalised, which its user does, nor which sizes it takes."""
+    try:
+        alpha: Tensor = network(normalised(image, normalisation))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"{file}: expected a network for images of any size, found one that fails on {list(image.shape)} "
+            f"({first_line(error)}); export it with open sizes"
+        ) from error
     return alpha
 
 
@@ -263,10 +271,10 @@ def load_onnx_file(path: str, *, coarse: str) -> Matting:
     licence, source = "unknown: see where the file came from", "an ONNX file"
     if network.is_video:
         licence, source, normalisation = "GPL-3.0", "PeterL1n/RobustVideoMatting", "unit"
-    alpha = partial(onnx_alpha, normalisation=normalisation)
-    architecture = Architecture(lambda: network, alpha, 32, False, licence, source)
+    alpha = partial(onnx_alpha, normalisation=normalisation, file=file)
+    architecture = Architecture(lambda: network, alpha, network.divisor, False, licence, source)
     card = {"architecture": "onnx", "name": file.name, "licence": licence, "source": source}
-    card |= {"normalisation": normalisation} | read_card(file)
+    card |= {"normalisation": normalisation, "sha256": sum_of_network(file)}
     return Matting(network, architecture, name="onnx", card=card, coarse=coarse)
 
 

@@ -7,6 +7,7 @@ times, as a film that stands still, because what it remembers of the picture cle
 Nothing of either package is needed unless such a file is named.
 """
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...gen.fetch import sum_of
+
 VIDEO_INPUTS = ["src", "r1i", "r2i", "r3i", "r4i", "downsample_ratio"]
 ALPHA_NAMES = ("pha", "alpha", "matte", "alphas")
 # How often a still is shown. On scikit-image's astronaut showings 2 to 5 move alpha by 0.015, 0.013, 0.009 and 0.005 on
 # the mean; each costs as much as the first.
 PASSES = 4
 INNER_SIDE = 512  # Robust Video Matting: the longer side it was made to see; larger pictures are refined afterwards
-PROBE_SIDE = 64  # a file is tried on a picture of this size before any work starts
+DIVISORS = (32, 64)  # what the sides of a picture may have to be multiples of; found out before any work starts
 FLOAT32 = 1  # as ONNX numbers its types
 
 
@@ -35,6 +38,7 @@ class OnnxMatting(nn.Module):
         self.is_video = is_video
         self.output = output  # which of the graph's outputs is alpha
         self.size = size  # [H, W] of a graph that takes one size only
+        self.divisor = DIVISORS[0]
 
     def forward(self, image: Tensor) -> Tensor:
         """Alpha [N, 1, H, W] of images [N, 3, H, W], normalised as the file's maker did (Robust Video Matting: 0..1).
@@ -83,7 +87,7 @@ def resized(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def load_onnx(file: Path) -> OnnxMatting:
-    """The network in an ONNX file, tried once on a grey picture.
+    """The network in an ONNX file, tried on a grey picture.
 
     Raises:
         FileNotFoundError: no such file.
@@ -105,8 +109,20 @@ def load_onnx(file: Path) -> OnnxMatting:
         ) from error
     network = OnnxMatting(graph, is_video=is_video, output=alpha_output(file, outputs), size=fixed)
     network.eval().requires_grad_(False)
-    probe(file, network)
+    network.divisor = found_divisor(file, network)
     return network
+
+
+def sum_of_network(file: Path) -> str:
+    """The sha256 of an ONNX file; where weights lie in files beside it, that of all the sums, its own first."""
+    import onnx
+    from onnx import external_data_helper as helper
+
+    model = onnx.load(str(file), load_external_data=False)
+    tensors = [tensor for tensor in helper._get_all_tensors(model) if helper.uses_external_data(tensor)]
+    beside = sorted({helper.ExternalDataInfo(tensor).location for tensor in tensors})
+    sums = [sum_of(file), *(sum_of(file.parent / name) for name in beside)]
+    return hashlib.sha256("".join(sums).encode()).hexdigest() if beside else sums[0]
 
 
 def read_model(file: Path) -> tuple[Any, Any]:
@@ -156,17 +172,24 @@ def alpha_output(file: Path, outputs: dict[str, list[int]]) -> int:
 
 
 @torch.no_grad()
-def probe(file: Path, network: OnnxMatting) -> None:
-    """Run a grey picture through; alpha must have its size and be finite."""
-    try:
-        alpha = network(torch.full((1, 3, PROBE_SIDE, PROBE_SIDE), 0.5))
-    except Exception as error:  # whatever the converted operators raise, the file is of no use
-        raise ValueError(
-            f"{file}: expected a network for images of {PROBE_SIDE} px, found one that fails on them "
-            f"({first_line(error)})"
-        ) from error
-    if alpha.shape != (1, 1, PROBE_SIDE, PROBE_SIDE) or not alpha.isfinite().all():
-        raise ValueError(f"{file}: expected a finite alpha [1, 1, H, W], found {list(alpha.shape)} or not finite")
+def found_divisor(file: Path, network: OnnxMatting) -> int:
+    """What the sides of a picture must be multiples of, tried on grey pictures of three times that.
+
+    Three, because an even number would hide that larger multiples are needed.
+    """
+    for divisor in DIVISORS:
+        side = 3 * divisor
+        try:
+            alpha = network(torch.full((1, 3, side, side), 0.5))
+        except Exception as error:  # whatever the converted operators raise, the file is of no use for this size
+            failure = error
+            continue
+        if alpha.shape != (1, 1, side, side) or not alpha.isfinite().all():
+            raise ValueError(f"{file}: expected a finite alpha [1, 1, H, W], found {list(alpha.shape)} or not finite")
+        return divisor
+    raise ValueError(
+        f"{file}: expected a network for images of {side} px, found one that fails on them ({first_line(failure)})"
+    ) from failure
 
 
 def dimensions(value: Any) -> list[int]:
