@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .connected import largest_part
 from .faces import Face, Point
 
 ROWS_AT_ONCE = 16  # bounds the memory of a warp
-FEATHER = 0.06  # of the crop's side: over which the crop's matte gives way to the photo's
+FEATHER = 0.06  # of the crop's side: over which the crop's matte gives way to the photo's, and the photo's to 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,9 @@ def paste(matte: Tensor, square: Square, size: tuple[int, int], outside: Tensor 
         matte: [1, R, R] in [0, 1].
         square: where the crop lies.
         size: height and width of the photo.
-        outside: [1, H, W], the matte beyond the crop (shoulders and hair go on there); inside, towards the crop's
-            border, the one passes into the other. None: 0 beyond, up to the border itself.
+        outside: [1, H, W], the matte beyond the crop; of it stays what is connected with the crop's person (shoulders
+            and hair go on there), since a network finds foreground of other things in a wide photo. Inside, towards
+            the crop's border, the one passes into the other. None: 0 beyond, up to the border itself.
 
     Returns:
         [1, H, W] in [0, 1].
@@ -116,10 +118,26 @@ def paste(matte: Tensor, square: Square, size: tuple[int, int], outside: Tensor 
     rows, columns = (torch.arange(n, dtype=torch.float32) + 0.5 for n in size)
     u, v = (back[i, 0] * columns[None] + back[i, 1] * rows[:, None] + back[i, 2] for i in (0, 1))  # [H, W]
     depth = torch.minimum(torch.minimum(u, resolution - u), torch.minimum(v, resolution - v)) / resolution
-    weight = (depth >= 0) if outside is None else (depth / FEATHER).clamp(0, 1)
-    weight = weight.to(matte.dtype)[None]
-    mixed = weight * inside if outside is None else torch.lerp(outside, inside, weight)
-    return mixed.clamp(0, 1)
+    if outside is None:
+        return (inside * (depth >= 0)).clamp(0, 1)
+    outside = outside * near_person(torch.where(depth >= 0, inside, outside), depth >= 0, FEATHER * square.side)
+    weight = (depth / FEATHER).clamp(0, 1).to(matte.dtype)[None]
+    return torch.lerp(outside, inside, weight).clamp(0, 1)
+
+
+def near_person(alpha: Tensor, in_crop: Tensor, reach: float) -> Tensor:
+    """1 at the person and at what is soft around it, falling to 0 over about `reach` pixels: [1, H, W].
+
+    Args:
+        alpha: [1, H, W] in [0, 1]; the person is the connected part above 0.5 with most pixels in the crop.
+        in_crop: [H, W] bool.
+    """
+    size = alpha.shape[-2:]
+    person = torch.from_numpy(largest_part((alpha[0] > 0.5).numpy(), within=in_crop.numpy())).to(alpha)
+    # Over cells of that size, grown by one: everything in a cell of the person keeps all of its alpha.
+    cells = F.adaptive_max_pool2d(person[None, None], [max(1, round(side / reach)) for side in size])
+    grown = F.max_pool2d(cells, 3, stride=1, padding=1)
+    return F.interpolate(grown, size=size, mode="bilinear", align_corners=False)[0]
 
 
 def inverted(matrix: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ def invert(
             it came closest in 50 steps (mean square 0.0338, 0.0266, 0.0194 on a studio portrait).
         pixel_weight, perceptual_weight, noise_weight: of the three losses.
         perceptual_px: the longest side at which the perceptual distance looks.
-        slots: portraits in one batch, the last one repeated where fewer are left; it enters the last bits.
+        slots: portraits in one batch, the last one repeated where fewer are left, so that neighbours change nothing.
+            Their number does: it enters the last bits of a step, and the steps amplify it to 5 levels of 255.
         precision: "bf16", "float32", or "auto" for the faster one here; of the loop alone, the final image is float32
             always.
     """

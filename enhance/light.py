@@ -41,7 +41,8 @@ def decoded(image: Tensor) -> Tensor:
 def encoded(image: Tensor) -> Tensor:
     """The inverse of `decoded`."""
     light = ((image + 1) / 2).clamp(0, 1)
-    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055) * 2 - 1
+    root = light.clamp_min(0.0031308) ** (1 / 2.4)  # at no light its slope is infinite, and 0 of it no number
+    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * root - 0.055) * 2 - 1
 
 
 def blend(foreground: Tensor, alpha: Tensor, background: Tensor) -> Tensor:

@@ -200,7 +200,7 @@ def load_lpips(file: Path | None) -> Perceptual:
             "`python -c \"import torchvision.models as m; m.vgg16(weights='DEFAULT')\"`"
         )
     trunk = LPIPSTrunk()
-    state = {key: value for key, value in read_state(trunk_file).items() if not key.startswith("classifier.")}
+    state = {key: value for key, value in read_state(trunk_file).items() if ".classifier." not in f".{key}"}
     load_strictly(trunk, state, file=trunk_file)
     heads_file = package_folder("lpips") / "weights" / "v0.1" / "vgg.pth"
     heads = nn.ModuleDict({f"lin{i}": head(width) for i, width in enumerate(LPIPS_WIDTHS)})

@@ -36,6 +36,7 @@ class Portrait:
     square: Square  # what of the photo the crop shows
     num_faces: int  # found in the photo, 0 if none was looked for
     crop: Tensor  # [3, R, R] in [-1, 1]
+    content: bytes  # of the file, which may be gone, or another, when the photo is needed again
 
 
 def portrait_of(
@@ -70,7 +71,7 @@ def portrait_of(
             f"{resolution} px; needed are {resolution / MAX_MAGNIFICATION:.0f} px or more"
         )
     latents = content_latents(content, z_dim=z_dim)
-    return Portrait(path, latents, (height, width), square, num_faces, crop(photo, square, resolution))
+    return Portrait(path, latents, (height, width), square, num_faces, crop(photo, square, resolution), content)
 
 
 def content_latents(content: bytes, *, z_dim: int) -> Latents:

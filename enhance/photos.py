@@ -40,7 +40,7 @@ def enhance_photos(
     perceptual: Perceptual,
     *,
     invert_steps: int = 300,
-    slots: int = 8,
+    slots: int = 1,
     precision: str = "auto",
     **knobs: Any,
 ) -> Iterator[EnhancedPhoto]:
@@ -52,7 +52,7 @@ def enhance_photos(
     Args:
         portraits: taken a batch at a time.
         invert_steps: updates of the inversion.
-        slots, precision: of both loops.
+        slots, precision: of both loops. A photo's result follows from them and the photo, not from the other photos.
         knobs: further ones of `enhance`.
     """
     waiting: deque[Portrait] = deque()
@@ -76,13 +76,13 @@ def enhance_photos(
 
 @torch.no_grad()
 def with_mattes(portrait: Portrait, inverted: Inverted, enhanced: Enhanced, matting: Matting) -> EnhancedPhoto:
-    """The record of one photo; the photo is read again for the part of its matte that lies beyond the crop."""
+    """The record of one photo; the photo is decoded again for the part of its matte that lies beyond the crop."""
     images = {"photo": inverted.target, "inverted": inverted.sample.image, "enhanced": enhanced.image}
     mattes = {name: final_matte(matting, images[name][None])[0] for name in ("photo", "inverted")}
     mattes["enhanced"] = enhanced.alpha
     outside = None
     if portrait.num_faces:
-        photo = read_photo(portrait.path).to(enhanced.image.device)
+        photo = read_photo(portrait.path, portrait.content).to(enhanced.image.device)
         outside = matte_of_photo(photo, portrait, lambda image: final_matte(matting, image))
     in_photo = {name: paste(matte.cpu(), portrait.square, portrait.size, outside) for name, matte in mattes.items()}
     return EnhancedPhoto(portrait, inverted, enhanced, images, mattes, in_photo)

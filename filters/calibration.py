@@ -22,6 +22,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 FLOOR = 1e-4  # added to scores before their logarithm; they are 0 where nothing is wrong
 ADVICE = "make it anew: python cli.py studio calibrate"
 NETWORKS = ("generator", "matting", "second")
+TRIMAP = "trimap"  # one more where the matting network needs trimaps: what makes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Calibration:
 
     bias: float
     terms: tuple[Term, ...]
-    networks: dict[str, str]  # sha256 of generator, matting and second
+    networks: dict[str, str]  # what it is bound to, see `bound_to`
     fit: dict[str, float]  # what it was fitted on, and its error on identities it never saw
     version: str  # of mattesmith
 
@@ -58,8 +59,8 @@ class Calibration:
         return float(min(np.exp(total), 1000.0))
 
     def fits(self, networks: Mapping[str, str]) -> bool:
-        """Whether it was fitted with these networks (sha256 by name)."""
-        return all(networks.get(name) == sha256 for name, sha256 in self.networks.items())
+        """Whether it was fitted with these networks (as `bound_to` names them), and with no other's trimaps."""
+        return all(networks.get(name) == self.networks.get(name) for name in {*self.networks, TRIMAP})
 
     @property
     def sha256(self) -> str:
@@ -115,16 +116,28 @@ def fault_of(calibration: Calibration) -> str:
     return "" if all(map(isfinite, numbers)) else "it holds numbers that are not finite"
 
 
+def bound_to(cards: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What a calibration is bound to: each network's sha256, and behind an @ the normalisation if its card names one.
+
+    Args:
+        cards: by role: those of NETWORKS, and TRIMAP where there is one; any others do no harm.
+    """
+    return {
+        role: "@".join(str(card[key]) for key in ("sha256", "normalisation") if card.get(key))
+        for role, card in cards.items()
+    }
+
+
 def calibration_file(networks: Mapping[str, str] | None, *, folder: Path = WEIGHTS) -> Path:
-    """Where a calibration is looked for: that of the embedded networks (None), or of others (sha256 by name)."""
+    """Where a calibration is looked for: that of the embedded networks (None), or of others (see `bound_to`)."""
     if networks is None:
         return folder / "calibration.json"
-    name = "".join(networks[name] for name in NETWORKS)
+    name = "".join([*(networks[name] for name in NETWORKS), networks.get(TRIMAP, "")])
     return folder / f"calibration-{hashlib.sha256(name.encode()).hexdigest()[:12]}.json"
 
 
 def find_calibration(networks: Mapping[str, str], *, folder: Path = WEIGHTS) -> Calibration | None:
-    """The calibration that was fitted with these networks (sha256 by name); None where there is none."""
+    """The calibration that was fitted with these networks (see `bound_to`); None where there is none."""
     for file in sorted(folder.glob("calibration*.json")):
         calibration = from_json(file.read_text(encoding="utf-8"), name=file.name)
         if calibration.fits(networks):

@@ -25,11 +25,11 @@ from tqdm import tqdm
 from ..enhance import Enhanced, Matting, Perceptual, final_matte, foreground_method
 from ..enhance.invert import invert
 from ..enhance.light import LINEAR, blend
-from ..filters import Calibration, score
-from ..filters.calibration import NETWORKS
+from ..filters import Calibration, bound_to, score
+from ..filters.calibration import NETWORKS, TRIMAP
 from ..filters.fitting import Floats, fit_calibration, fit_error, risk_coverage
 from ..finetune.charts import Line, save_chart
-from ..gen import Discriminator, Generator, Latents, Sample, random_stream
+from ..gen import Generator, Latents, Sample, random_stream
 from ..shards import publish_text
 from ..shards.augment import degraded, graded, jitter, softened
 from .backgrounds import background_pool
@@ -43,17 +43,19 @@ NUM_GROUPS = 8  # of the reliability diagram
 
 
 class Judges(NamedTuple):
-    """The frozen networks that scores come from."""
+    """The frozen networks that scores come from; no discriminator, since no calibration looks at realism."""
 
     generator: Generator
-    discriminator: Discriminator
     matting: Matting
     second: Matting
     perceptual: Perceptual
 
     def sums(self) -> dict[str, str]:
         """What a calibration is bound to."""
-        return {name: str(getattr(self, name).card["sha256"]) for name in NETWORKS}
+        networks = {name: getattr(self, name) for name in NETWORKS}
+        if self.matting.needs_trimap:
+            networks[TRIMAP] = self.matting.trimap_network()
+        return bound_to({name: network.card for name, network in networks.items()})
 
 
 class Known(NamedTuple):
@@ -187,7 +189,7 @@ def measure(known: Known, sample: Sample, judges: Judges, *, source: str) -> Mea
     alpha = final_matte(judges.matting, image)
     foreground = foreground_method("fast")(image, alpha)[0]
     enhanced = Enhanced(sample, sample.ws, sample.noise, image[0], alpha[0], foreground[0], {}, 0)
-    scores = score(enhanced, judges.matting, judges.second, judges.perceptual, judges.discriminator)
+    scores = score(enhanced, judges.matting, judges.second, judges.perceptual, None)
     mad = float((alpha[0] - known.alpha).abs().mean()) * 1000
     return Measured(known.number, known.identity, source, mad, scores)
 

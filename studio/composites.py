@@ -176,7 +176,7 @@ def matting_pairs(
     foreground = jitter(linear(foreground), rng, exposure=0.4, tint=0.12)
     background = jitter(linear(behind(portraits, backgrounds, rng, batch=batch)), rng, exposure=0.5, tint=0.15)
     image, mattes = softened(blend(foreground, alpha, background), torch.cat([alpha, hair], 1), rng)
-    alpha, hair = mattes.clamp(0, 1).split(1, 1)
+    alpha, hair = torch.split(mattes.clamp(0, 1), 1, 1)
     return degraded(graded(image, rng), rng), alpha, hair
 
 

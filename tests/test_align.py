@@ -113,10 +113,27 @@ def test_beyond_the_crop_the_matte_is_zero_or_what_was_given() -> None:
     square, ones = Square((50.0, 40.0), (20.0, 0.0)), torch.ones(1, 16, 16)
     alone = paste(ones, square, (80, 100))
     assert alone.shape == (1, 80, 100) and alone.sum() == 40 * 40
-    within = paste(ones, square, (80, 100), torch.full((1, 80, 100), 0.25))
-    assert within[0, 0, 0] == within[0, 40, 29] == 0.25 and within[0, 40, 50] == 1
+    within = paste(ones, square, (80, 100), torch.full((1, 80, 100), 0.75))
+    assert within[0, 0, 0] == within[0, 40, 29] == 0.75 and within[0, 40, 50] == 1
     edge = within[0, 40, 30:34]
-    assert 0.25 < edge[0] < edge[1] < edge[2] == edge[3] == 1  # 6 % of 40 px is 2.4 px
+    assert 0.75 < edge[0] < edge[1] < edge[2] == edge[3] == 1  # 6 % of 40 px is 2.4 px
+
+
+def test_beyond_the_crop_only_what_is_connected_with_its_person_stays() -> None:
+    square, matte = Square((100.0, 100.0), (50.0, 0.0)), torch.zeros(1, 100, 100)
+    matte[:, 40:, 30:70] = 1  # a bust in the crop's middle, on its lower border ...
+    matte[:, 10:20, 90:] = 1  # ... and a part of something else, at its right border
+    outside = torch.zeros(1, 300, 400)
+    outside[:, 140:250, 70:130] = 1  # the bust goes on
+    outside[:, 140:250, 130:132] = outside[:, 250:252, 70:132] = 0.3  # softly at its edges
+    outside[:, 20:280, 200:390] = 1  # a larger thing beside it, and its soft edge
+    outside[:, 20:280, 196:200] = outside[:, 5, 5] = 0.3
+    outside[:, 60:70, 145:200] = 1  # reaches into the crop
+    out = paste(matte, square, (300, 400), outside)[0]
+    assert torch.equal(out[152:, :160], outside[0, 152:, :160]) and out[200, 100] == 1 and out[251, 100] > 0.29
+    assert (out[:, 170:] == 0).all() and out[5, 5] == 0
+    assert out[65, 140] == matte[0, 15, 90] == 1  # within the crop its own matte stays
+    assert (paste(torch.zeros(1, 100, 100), square, (300, 400), outside) == 0).all()
 
 
 def test_a_squares_corners_lie_where_its_matrix_says() -> None:

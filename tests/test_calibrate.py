@@ -16,8 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from mattesmith import cli, enhance, filters
+from mattesmith.enhance.matting.gca import GCA
 from mattesmith.filters.calibration import Calibration, Term, from_json
 from mattesmith.finetune.charts import Line, save_chart, ticks
+from mattesmith.gen import save_network
 from mattesmith.gen.networks import Generator
 from mattesmith.studio.calibrate import Judges, calibrate, known_pictures, write_calibration
 
@@ -28,7 +30,7 @@ class Matting:
     """Brightness, smoothed by `blur` pixels: wrong wherever the background is bright."""
 
     def __init__(self, name: str, blur: int) -> None:
-        self.card, self.blur = {"sha256": name}, blur
+        self.card, self.blur, self.needs_trimap = {"sha256": name}, blur, False
 
     def __call__(self, image: Tensor) -> Tensor:
         grey = ((image.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
@@ -49,8 +51,7 @@ def judges() -> Judges:
     torch.set_num_threads(1)
     generator = Generator(resolution=SIZE, channels={4: 8, 8: 8, 16: 8}, z_dim=4, w_dim=4, num_mapping_layers=1)
     generator.card = {"sha256": "g"}
-    discriminator: Any = lambda image, *, group: torch.zeros(len(image), 1)  # noqa: E731
-    made: Any = (generator.requires_grad_(False), discriminator, Matting("m", 0), Matting("s", 1), Perceptual())
+    made: Any = (generator.requires_grad_(False), Matting("m", 0), Matting("s", 1), Perceptual())
     return Judges(*made)
 
 
@@ -162,6 +163,40 @@ def embedded() -> dict[str, Any]:
 def generate(out: Path, *words: str) -> Any:
     rest = ["--n", "2", "--steps", "0", "--slots", "2", "--workers", "1"]
     return CliRunner().invoke(cli.cli, ["generate", "--out", str(out), *rest, *words])
+
+
+def calibrated_with(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What `studio calibrate` binds its calibration to, told before anything is measured."""
+    found: list[Judges] = []
+
+    def measured(renders: Path, judges: Judges, log: Path, **knobs: Any) -> None:
+        found.append(judges)
+        raise ValueError("enough is known")
+
+    monkeypatch.setattr("mattesmith.studio.calibrate.calibrate", measured)
+    done = CliRunner().invoke(cli.cli, ["studio", "calibrate", *words])
+    assert "enough is known" in str(done.exception), done.output
+    return found[0].sums()
+
+
+def test_a_generator_whose_file_holds_no_discriminator_is_calibrated(
+    judges: Judges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = {"name": "tiny", "licence": "none", "source": "a test"}
+    save_network(tmp_path / "tiny.safetensors", judges.generator, card)
+    sums = calibrated_with(["--generator", str(tmp_path / "tiny.safetensors")], monkeypatch)
+    assert sums["generator"] == hashlib.sha256((tmp_path / "tiny.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_calibration_is_bound_to_the_trimap_network_where_the_matting_network_needs_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(GCA().state_dict(), tmp_path / "gca.pth")
+    gca = ["--matting", f"gca:{tmp_path / 'gca.pth'}"]
+    plain, again, other = (calibrated_with(words, monkeypatch) for words in ([], gca, [*gca, "--trimap", "second"]))
+    assert "trimap" not in plain and plain["matting"] == again["trimap"] and plain["second"] == other["trimap"]
+    refused = CliRunner().invoke(cli.cli, ["studio", "calibrate", "--trimap", "second"])
+    assert refused.exit_code == 2 and "--matting default takes no trimap" in refused.output
 
 
 def test_a_limit_without_a_calibration_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

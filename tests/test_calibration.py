@@ -10,6 +10,7 @@ from mattesmith.filters.calibration import (
     UNCALIBRATED,
     Calibration,
     Term,
+    bound_to,
     calibration_file,
     find_calibration,
     from_json,
@@ -91,6 +92,26 @@ def test_a_calibration_is_found_by_its_networks_alone(tmp_path: Path) -> None:
     for name in NETWORKS:
         assert find_calibration(NETWORKS | {name: "f"}, folder=tmp_path) is None
     assert UNCALIBRATED < 0
+
+
+def test_another_normalisation_or_trimap_network_is_another_network(tmp_path: Path) -> None:
+    cards = {name: {"sha256": sha256, "architecture": "any"} for name, sha256 in NETWORKS.items()}
+    assert bound_to(cards) == NETWORKS  # so what was fitted with embedded networks still holds
+
+    def found(changed: dict[str, dict[str, str]]) -> Calibration | None:
+        return find_calibration(bound_to(cards | changed), folder=tmp_path)
+
+    unit, imagenet = ({"matting": cards["matting"] | {"normalisation": name}} for name in ("unit", "imagenet"))
+    first, second = ({"trimap": {"sha256": name * 64}} for name in "de")
+    made: list[Calibration] = []
+    for changed in ({}, unit, first):
+        networks = bound_to(cards | changed)
+        made.append(fit_calibration(*portraits(20 + len(made)), networks=networks, version="0"))
+        file = calibration_file(networks, folder=tmp_path)
+        assert not file.exists()
+        file.write_text(made[-1].to_json())
+    assert [found({}), found(unit), found(first)] == made
+    assert found(imagenet) is None and found(second) is None and found(unit | first) is None
 
 
 @pytest.mark.parametrize(

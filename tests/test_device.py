@@ -160,7 +160,7 @@ def test_enhancing_photos(tmp_path: Path, pretended: FakeTensorMode) -> None:
         "perceptual": frozen(Perceptual(Trunk(), card={})),
     }
     latents = draw_latents(0, 0, 0, z_dim=8)
-    portrait = Portrait(tmp_path / "one.png", latents, (SIDE, SIDE), whole(SIDE), 0, torch.zeros(3, SIDE, SIDE))
+    portrait = Portrait(tmp_path / "one.png", latents, (SIDE, SIDE), whole(SIDE), 0, torch.zeros(3, SIDE, SIDE), b"")
     (photo,) = enhance_photos([portrait], discriminator=None, **networks, invert_steps=1, steps=1, slots=1)
     facts = photo_facts(photo, networks | {"second": small()}, true=np.zeros((SIDE, SIDE), np.float32))
     assert {image.device for image in photo.images.values()} == {CUDA}

@@ -77,6 +77,38 @@ def test_without_a_discriminator_a_photo_has_no_realism(tmp_path: Path) -> None:
     assert "realism" not in facts["scores"] and "drift" in facts["scores"]
 
 
+def test_a_photo_is_read_once_so_it_may_go_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    face = Face((62.0, 55.0), (78.0, 55.0), (64.0, 72.0), (76.0, 72.0))
+    first, second = (tmp_path / "photos" / f"{name}.png" for name in "ab")
+    first.parent.mkdir()
+
+    def detector(photo: torch.Tensor) -> list[Face]:
+        first.unlink(missing_ok=True)  # its bytes are in memory by now
+        return [face]
+
+    monkeypatch.setattr(enhancing, "load_detector", lambda: detector)
+    for photo in (first, second):
+        person(140)[0].save(photo)
+    run(first, second, "--out", tmp_path / "out", *FEW, code=0)
+    assert (tmp_path / "out" / "a.photo_alpha.png").exists() and (tmp_path / "out" / "b.photo_alpha.png").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("--slots", "2")])
+def test_a_photos_results_are_the_same_bytes_whatever_other_photos_are_named(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    good, other = (tmp_path / f"{name}.png" for name in ("good", "other"))
+    person(96)[0].save(good)
+    person(96)[0].rotate(90).save(other)
+    fixed = ("--no-align", "--invert-steps", "4", "--steps", "2", *words)
+    run(good, "--out", tmp_path / "alone", *fixed, code=0)
+    run(other, good, "--out", tmp_path / "both", *fixed, code=0)
+    for name in MEMBERS:
+        assert (tmp_path / "alone" / f"good.{name}").read_bytes() == (tmp_path / "both" / f"good.{name}").read_bytes()
+
+
 def test_of_several_faces_the_largest_is_said_to_be_taken_and_its_matte_lies_in_the_photo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mattesmith.enhance import losses
+from mattesmith.enhance.light import encoded
 
 
 def a_matte(*values: float) -> Tensor:
@@ -84,6 +85,24 @@ def test_a_composites_slope_is_finite_in_black_too() -> None:
     foreground = torch.tensor([-1.0, -0.999, 0.9]).expand(1, 3, 1, 3).clone().requires_grad_()
     losses.composite(a_matte(0.5, 0.5, 0.5), foreground, foreground.detach()).sum().backward()
     assert foreground.grad is not None and foreground.grad.isfinite().all() and (foreground.grad[..., 1:] > 0).all()
+
+
+def test_encoding_has_a_finite_slope_at_exactly_no_light_whatever_a_clamp_passes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clamp = Tensor.clamp
+    monkeypatch.setattr(Tensor, "clamp", lambda x, low, high: x + (clamp(x, low, high) - x).detach())  # all of it
+    black = torch.full((1, 3, 2, 2), -1.0, requires_grad=True)
+    (slope,) = torch.autograd.grad(encoded(black).sum(), black)
+    assert slope.unique().tolist() == pytest.approx([12.92])
+
+
+def test_encoding_is_the_formula_to_the_last_bit() -> None:
+    light = torch.cat([torch.linspace(0, 1, 1_000_001), torch.linspace(0.0031, 0.0032, 10_001)])
+    image = light * 2 - 1
+    light = ((image + 1) / 2).clamp(0, 1)
+    formula = torch.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055) * 2 - 1
+    assert torch.equal(encoded(image), formula)
 
 
 def test_the_band_lies_around_the_boundary_and_a_speck_has_none() -> None:

@@ -219,6 +219,21 @@ def test_sums_are_those_of_the_networks_with_a_role(parent: Path, tmp_path: Path
     assert shards.sums_of(tmp_path) == {"second": "ab"}
 
 
+def test_a_calibration_is_looked_for_by_the_datasets_normalisations_and_a_selection_has_its_parents(
+    tmp_path: Path, write_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = [{"role": role, "sha256": role[0], "name": "x", "licence": "MIT"} for role in ("matting", "trimap")]
+    config = CONFIG | {"normalisations": {"matting": "unit"}}
+    write_dataset(tmp_path / "0", portraits, n=6, shard_size=3, config=config, networks=cards)
+    asked: list[dict[str, str]] = []
+    monkeypatch.setattr(cli.filters, "find_calibration", asked.append)
+    for number in range(2):
+        words = [str(tmp_path / str(number)), "--out", str(tmp_path / str(number + 1)), "--where", "coverage > 0.25"]
+        done = CliRunner().invoke(cli.cli, ["refilter", *words])
+        assert done.exit_code == 0, done.output
+    assert asked == [{"matting": "m@unit", "trimap": "t"}] * 2
+
+
 def test_the_dataset_itself_an_unfinished_and_a_damaged_one_are_refused(parent: Path, tmp_path: Path) -> None:
     selection = by_condition("coverage > 0.25")
     with pytest.raises(ValueError, match="is the dataset itself"):
