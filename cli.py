@@ -1,5 +1,6 @@
 """The command line: the one place that wires the stages together, prints, and exits."""
 
+import heapq
 import math
 import os
 import signal
@@ -173,6 +174,9 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 FOLDER, FILE = click.Path(path_type=Path, file_okay=False), click.Path(path_type=Path, dir_okay=False)
 EXISTING_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 NUM_STEPS = click.IntRange(0, 100_000)
+STEPS_OF = (  # {}: of what
+    "Enhancement steps {}, the original's own evaluation included: 2 or more change anything [default: the preset's]."
+)
 AS_FOR_GENERATE = "As for generate."
 DATASET = click.argument("folder", metavar="DIR", type=EXISTING_FOLDER)
 DEVICE = click.option(
@@ -192,11 +196,19 @@ def _network(name: str, words: str = AS_FOR_GENERATE, *, default: str = "default
 
 
 def _seed(words: str) -> Decorator:
-    return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=words)
+    largest = 2**63 - 1  # every sample's JSON holds it
+    return click.option("--seed", type=click.IntRange(0, largest), default=0, show_default=True, help=words)
 
 
-def _slots(words: str) -> Decorator:
-    return click.option("--slots", type=click.IntRange(1, 1024), default=8, show_default=True, help=words)
+def _finite(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuses nan, which lies in every FloatRange, and inf: neither can be written to a manifest."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no finite number; give one")
+    return value
+
+
+def _slots(words: str, *, default: int = 8) -> Decorator:
+    return click.option("--slots", type=click.IntRange(1, 1024), default=default, show_default=True, help=words)
 
 
 def _precision(words: str) -> Decorator:
@@ -224,13 +236,16 @@ def _precision(words: str) -> Decorator:
 )  # fmt: skip
 @_network("perceptual", "embedded, lpips, or lpips:VGG16_FILE.", default="embedded")
 @PRESET
-@click.option("--steps", type=NUM_STEPS, help="Enhancement steps a portrait [default: the preset's].")
+@click.option("--steps", type=NUM_STEPS, help=STEPS_OF.format("a portrait"))
 @click.option("--variables", type=click.Choice(["both", "noise", "latent"]), help="What is optimised [default: both].")
 @click.option(
-    "--max-expected-mad", type=click.FloatRange(min=0, min_open=True),
+    "--max-expected-mad", type=click.FloatRange(min=0, min_open=True), callback=_finite,
     help="Drop portraits whose matte's expected error (MAD x1000) is higher; needs a calibration.",
 )  # fmt: skip
-@click.option("--psi", type=click.FloatRange(0, 1.5), default=0.8, show_default=True, help="Truncation of the sampler.")
+@click.option(
+    "--psi", type=click.FloatRange(0, 1.5), callback=_finite, default=0.8, show_default=True,
+    help="Truncation of the sampler.",
+)  # fmt: skip
 @_seed("Another seed, other portraits.")
 @DEVICE
 @click.option(
@@ -270,7 +285,7 @@ def generate(
     networks = pipeline.networks()
     pipeline = _calibrated(pipeline, networks, max_expected_mad)
     if estimate:
-        _estimate(pipeline, networks, n=n, num_workers=num_workers)
+        _estimate(pipeline, networks, plan=plan, num_workers=num_workers)
         return
 
     config = _config(pipeline, n=n, shard_size=shard_size, networks=networks)
@@ -281,6 +296,8 @@ def generate(
         before = sum(quota for shard, quota in plan if shard in committed)
         if before:
             click.echo(f"{out}: {before} of {n} portraits are there already")
+        else:
+            _say_idle(len(plan), num_workers)
         dead = _run(pipeline, tasks, n=n, before=before, num_workers=num_workers)
         if dead:
             named = ", ".join(f"{shard:05d}" for shard in dead)
@@ -304,7 +321,7 @@ def _agreed_precision(precision: str, device: str, out: Path) -> str:
 
 def _calibrated(pipeline: Pipeline, networks: Mapping[str, Any], limit: float | None) -> Pipeline:
     """The pipeline with the calibration of its networks, if there is one, and the limit, which needs one."""
-    found = filters.find_calibration({name: network.card["sha256"] for name, network in networks.items()})
+    found = filters.find_calibration(filters.bound_to({name: network.card for name, network in networks.items()}))
     if limit is not None and found is None:
         raise click.UsageError(
             f"--max-expected-mad {limit:g}: uncalibrated, no calibration was fitted with this generator and these "
@@ -333,8 +350,24 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _estimate(pipeline: Pipeline, networks: Mapping[str, Any], *, n: int, num_workers: int) -> None:
-    """Time and disk for n, from a trial in this process with one thread."""
+def _say_idle(num_shards: int, num_workers: int) -> None:
+    """Says it where workers have nothing to do, because a shard is one worker's."""
+    if 0 < num_shards < num_workers:
+        click.echo(f"busy workers: {num_shards} of {num_workers}, a shard each; a smaller --shard-size uses more")
+
+
+def _longest(plan: list[tuple[int, int]], num_workers: int) -> int:
+    """Portraits that the busiest worker keeps, where whoever is free takes the next shard."""
+    kept = [0] * num_workers
+    for _, quota in plan:
+        heapq.heapreplace(kept, kept[0] + quota)
+    return max(kept)
+
+
+def _estimate(
+    pipeline: Pipeline, networks: Mapping[str, Any], *, plan: list[tuple[int, int]], num_workers: int
+) -> None:
+    """Time and disk for a plan, from a trial in this process with one thread."""
     torch.set_num_threads(1)
     num_tried = 3 * pipeline.slots
     portraits = pipeline.portraits(networks, 0)
@@ -346,12 +379,14 @@ def _estimate(pipeline: Pipeline, networks: Mapping[str, Any], *, n: int, num_wo
     if not kept:
         raise click.ClickException(f"none of {len(tried)} candidates was kept: there is nothing to estimate from")
     size = [sum(map(len, shards.encode(one, key="0", **pipeline.encoding).files.values())) for one in kept]
-    share, hours = len(kept) / len(tried), seconds * n * len(tried) / len(kept) / num_workers / 3600
+    n, share = sum(quota for _, quota in plan), len(kept) / len(tried)
+    hours = seconds * _longest(plan, num_workers) / share / 3600
     click.echo(f"tried {len(tried)} candidates: {seconds:.2f} s each with one worker, {share:.0%} kept")
     click.echo(
         f"{n} portraits: about {hours:.2f} h with {num_workers} workers (one core each), "
         f"{n * (sum(size) / len(size) + 5 * 512) / 1e9:.2f} GB"
     )
+    _say_idle(len(plan), num_workers)
 
 
 # enhance
@@ -366,14 +401,17 @@ def _estimate(pipeline: Pipeline, networks: Mapping[str, Any], *, n: int, num_wo
 @_network("matting")
 @_network("perceptual", default="embedded")
 @PRESET
-@click.option("--steps", type=NUM_STEPS, help="Enhancement steps a photo [default: the preset's].")
+@click.option("--steps", type=NUM_STEPS, help=STEPS_OF.format("a photo"))
 @click.option("--invert-steps", type=NUM_STEPS, default=300, show_default=True, help="Inversion steps a photo.")
 @click.option(
     "--true-alpha", "true_alphas", multiple=True, type=click.Path(path_type=Path),
     help="A photo's known matte, to measure with; one for each photo, in their order.",
 )  # fmt: skip
 @DEVICE
-@_slots("Most photos in one batch.")
+@_slots(
+    "Photos in one batch, filled up where there are fewer: more are faster, with slightly other results, which the "
+    "other photos never change.", default=1,
+)  # fmt: skip
 @_precision("Of the loops.")
 def enhance_photos(
     photos: tuple[Path, ...], out: Path, no_align: bool, generator: str, discriminator: str | None, matting: str,
@@ -409,9 +447,8 @@ def enhance_photos(
     }
     portraits = _portraits(photos, true_alphas, truths, problems, **frame)
     results = enhancing.enhance_photos(
-        portraits, **made, invert_steps=invert_steps, slots=min(slots, len(photos)), precision=precision,
-        preset=preset, steps=steps,
-    )  # fmt: skip
+        portraits, **made, invert_steps=invert_steps, slots=slots, precision=precision, preset=preset, steps=steps
+    )
     for photo in results:
         facts = finetune.photo_facts(photo, networks, true=truths.pop(photo.portrait.path, None))
         compare = shards.write_photo(out, photo, facts)
@@ -497,7 +534,7 @@ def stats(folder: Path, html: Path | None, sheet: Path | None) -> None:
     if sheet is not None:
         statistics.problems.extend(shards.contact_sheet(folder, sheet))
         click.echo(f"contact sheet: {sheet}")
-    _report_problems(statistics.problems)
+    _report_problems(folder, statistics.problems)
 
 
 @cli.command()
@@ -507,13 +544,16 @@ def verify(folder: Path) -> None:
     num_shards = len(shards.read_shards(folder)[0])
     with tqdm(total=num_shards, unit="shard", desc="verify", leave=False) as bar:
         problems = shards.verify(folder, progress=lambda name, found: bar.update())
-    _report_problems(problems)
+    _report_problems(folder, problems)
     click.echo(f"{folder}: {num_shards} shards are whole")
 
 
-def _report_problems(problems: list[shards.Problem]) -> None:
+def _report_problems(folder: Path, problems: list[shards.Problem]) -> None:
     for problem in problems:
         click.echo(f"problem: {problem}", err=True)
+    if records := shards.damaged(problems):
+        named = ", ".join(records)
+        click.echo(f"to mend: remove {named} from {folder}, and run the command that made it again", err=True)
     if problems:
         _fail(f"{len(problems)} problems found", 1)
 
@@ -524,8 +564,14 @@ def _report_problems(problems: list[shards.Problem]) -> None:
 @cli.command()
 @DATASET
 @click.option("--out", type=FOLDER, required=True, help="New dataset.")
-@click.option("--max-expected-mad", type=click.FloatRange(min=0), help="Keep errors expected up to this (x1000).")
-@click.option("--keep-quantile", type=click.FloatRange(0, 1, min_open=True), help="Keep this share, lowest --by first.")
+@click.option(
+    "--max-expected-mad", type=click.FloatRange(min=0), callback=_finite,
+    help="Keep errors expected up to this (x1000).",
+)  # fmt: skip
+@click.option(
+    "--keep-quantile", type=click.FloatRange(0, 1, min_open=True), callback=_finite,
+    help="Keep this share, lowest --by first.",
+)  # fmt: skip
 @click.option("--by", default="expected_mad", show_default=True, help="The score that --keep-quantile looks at.")
 @click.option("--within", help="Of each tenth by this score keep --keep-quantile: soft_share keeps long hair.")
 @click.option("--where", help='Keep what fulfils a condition: "coverage>0.2 and not holes>0.01".')
@@ -546,10 +592,20 @@ def refilter(
     else:
         selection = shards.by_condition(str(where))
     with tqdm(unit="portrait", desc="refilter", leave=False) as bar:
-        calibration = filters.find_calibration(shards.sums_of(folder))
+        calibration = filters.find_calibration(_made_with(folder))
         made = shards.refilter(folder, out, selection, calibration=calibration, progress=bar.update)
     of = made["config"]["parent"]["count"]
     click.echo(f"{out}: {made['count']} of {of} portraits in {len(made['shards'])} shards")
+
+
+def _made_with(folder: Path) -> dict[str, str]:
+    """What a calibration of a dataset's networks is bound to; a selection's normalisations stand in its parent's."""
+    config = shards.read_config(folder)
+    while "parent" in config:
+        config = config["parent"]["config"]
+    said = config.get("normalisations", {})
+    sums = shards.sums_of(folder)
+    return filters.bound_to({role: {"sha256": sums[role], "normalisation": said.get(role)} for role in sums})
 
 
 # export
@@ -560,7 +616,10 @@ def refilter(
 @click.option("--to", type=click.Choice(list(shards.LAYOUTS)), required=True, help="The trainer.")
 @click.option("--out", type=FOLDER, required=True, help="An empty folder.")
 def export(folder: Path, to: str, out: Path) -> None:
-    """Write a dataset as the plain folders of PNG files that a trainer reads; run again, it goes on."""
+    """Write a dataset as the plain folders of PNG files that a trainer reads; run again, it goes on.
+
+    Backgrounds (p3m, rvm) are estimated: alpha F + (1 - alpha) B is the picture again in linear light only.
+    """
     total = sum(fields["count"] for fields in shards.read_shards(folder)[0].values())
     with tqdm(total=total, unit="portrait", desc="export", leave=False) as bar:
         count = shards.export(folder, out, to, progress=bar.update)
@@ -776,18 +835,22 @@ def convert(file: str, out: Path | None) -> None:
         enhancing.save_network(out, matting.network, card, dtype=torch.float32)
         click.echo(f"{out}: use it as --matting {kind}:{out}")
     elif isinstance(network, gen.Generator):
-        discriminator = _discriminator(source)
+        discriminator, told = _discriminator(source)
         card |= {"architecture": network.architecture}
         gen.save_network(out, network, card, discriminator=discriminator, dtype=torch.float32)
         click.echo(f"{out}: generator{' and discriminator' if discriminator else ''}, use it as --generator {out}")
+        if discriminator is None:
+            click.echo(f"discriminator: {told}")
 
 
-def _discriminator(source: str | Path) -> gen.Discriminator | None:
-    """The discriminator in a generator's file, if there is one."""
+def _discriminator(source: str | Path) -> tuple[gen.Discriminator | None, str]:
+    """The discriminator in a generator's file, and words for whether there is one and loads."""
     try:
-        return gen.load_discriminator(source)
+        return gen.load_discriminator(source), "there, loads"
     except gen.Absent:
-        return None
+        return None, "none in the file"
+    except ValueError as error:  # the generator is of use without it
+        return None, f"there, does not load ({error})"
 
 
 @models.command()
@@ -812,7 +875,7 @@ def check(file: str, picture: Path | None, photo: Path | None) -> None:
         generator = gen.load_generator(file)
         facts = {"what": f"StyleGAN2 generator, {generator.card.get('layout', 'mattesmith')} layout"}
         facts |= _network_facts(generator) | {key: str(value) for key, value in generator.architecture.items()}
-        facts["discriminator"] = "there, loads" if _discriminator(file) else "none in the file"
+        _, facts["discriminator"] = _discriminator(file)
         num_portraits = 8 if generator.resolution <= 256 else 4
         latents = (gen.draw_latents(0, 0, index, z_dim=generator.z_dim) for index in range(num_portraits))
         with torch.no_grad():
@@ -926,6 +989,7 @@ def benchmark(renders: Path, out: Path, size: int, count: int | None, seed: int)
 @STATE
 @_network("generator")
 @_network("matting")
+@click.option("--trimap", help=AS_FOR_GENERATE)
 @click.option(
     "--n",
     "num",
@@ -944,16 +1008,19 @@ def benchmark(renders: Path, out: Path, size: int, count: int | None, seed: int)
 )  # fmt: skip
 @SEED
 def calibrate(
-    renders: Path, state: Path, generator: str, matting: str, num: int, invert_steps: int, out: Path | None, seed: int
-) -> None:
+    renders: Path, state: Path, generator: str, matting: str, trimap: str | None, num: int, invert_steps: int,
+    out: Path | None, seed: int,
+) -> None:  # fmt: skip
     """Fit what tells a matte's error from its scores, for a generator and a matting network; resumes."""
     from mattesmith.studio import calibrate as calibrating
 
     torch.set_num_threads(1)
     judges = calibrating.Judges(
-        gen.load_generator(generator), gen.load_discriminator(generator), enhancing.load_matting(matting),
+        gen.load_generator(generator), enhancing.load_matting(matting, coarse=trimap or "default"),
         enhancing.load_matting("second"), enhancing.load_perceptual("embedded"),
     )  # fmt: skip
+    if trimap and not judges.matting.needs_trimap:
+        raise click.UsageError(f"--trimap {trimap}: --matting {matting} takes no trimap; leave --trimap out")
     sums = judges.sums()
     is_default = generator == matting == "default"
     if out is None:
@@ -1050,6 +1117,12 @@ def train_matting(
 # Errors: one clear line, exit code 2; an interrupted run says how it goes on
 
 
+LESS_MEMORY = {  # what to do by command, where it has no --slots; other settings are another run
+    "finetune": "a smaller --batch (and another --out)",
+    "studio": "a smaller --batch (and another --state)",
+}
+
+
 def _fail(message: str, code: int) -> NoReturn:
     click.echo(f"error: {message}", err=True)
     sys.exit(code)
@@ -1085,7 +1158,8 @@ def _run_command() -> int:
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except torch.OutOfMemoryError as error:
-        _fail(f"out of memory on the device, nothing is lost; use fewer --slots (another dataset): {error}", 2)
+        less = LESS_MEMORY.get(sys.argv[1], "fewer --slots (and another dataset)")
+        _fail(f"out of memory on the device, nothing is lost; use {less}: {error}", 2)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         _fail(str(error), 2)
 

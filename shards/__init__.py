@@ -20,7 +20,7 @@ from .report import report
 from .selection import Selection, by_condition, by_expected_mad, by_quantile, refilter, sums_of
 from .sheet import contact_sheet, matte_tile, save_sheet
 from .stats import Statistics, is_calibrated, read_statistics, tables
-from .verify import verify
+from .verify import damaged, verify
 from .writer import publish_text, write_shard
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "by_quantile",
     "config_hash",
     "contact_sheet",
+    "damaged",
     "encode",
     "estimated_tile",
     "export",

@@ -1,23 +1,24 @@
 """A dataset as the plain folders of PNG files that known trainers read.
 
 Every sample has the same name in every folder. Where a trainer wants backgrounds, they are estimated from the picture
-and its matte: alpha F + (1 - alpha) B is the stored picture again.
+and its matte: in linear light, and in no other, alpha F + (1 - alpha) B is the stored picture again.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..enhance import foreground_method
 from .encode import png, rgb_from_image
-from .manifest import config_hash, read_config
+from .manifest import config_hash, locked, read_config, sweep
 from .members import decode, samples_of
 from .verify import file_problems, recorded_shards
-from .writer import naming, publish_bytes, publish_json
+from .writer import PARTIAL, naming, publish_bytes, publish_json
 
 RECORD = "export.json"  # of what a folder holds, so that an interrupted export goes on and another is refused
 BACKGROUND = "background"  # estimated; every other value below is a member's name without its ending
@@ -51,7 +52,7 @@ def export(folder: Path, out: Path, to: str, *, progress: Callable[[], object] |
         Number of portraits.
 
     Raises:
-        ValueError: the dataset is damaged, or `out` holds something else.
+        ValueError: the dataset is damaged, `out` holds something else, or another run is working on it.
     """
     if to not in LAYOUTS:
         raise ValueError(f"unknown layout {to!r}; known: {', '.join(LAYOUTS)}")
@@ -60,15 +61,30 @@ def export(folder: Path, out: Path, to: str, *, progress: Callable[[], object] |
     if problems:
         raise ValueError(f"{folder} is not a whole dataset: {problems[0]}; finish or mend it first (see `verify`)")
     begin(out, {"format": 1, "to": to, "dataset": config_hash(config)})
-    for name in LAYOUTS[to]:
-        with naming(out / name):
-            (out / name).mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        sweep(out)
+        for name in LAYOUTS[to]:
+            with naming(out / name):
+                (out / name).mkdir(parents=True, exist_ok=True)
+            sweep(out / name)
+        return write_portraits(folder, shards, out, LAYOUTS[to], progress=progress)
+
+
+def write_portraits(
+    folder: Path,
+    shards: Mapping[int, Mapping[str, Any]],
+    out: Path,
+    layout: Mapping[str, str],
+    *,
+    progress: Callable[[], object] | None = None,
+) -> int:
+    """The files of all portraits; returns how many portraits there are."""
     num_portraits = 0
     for fields in shards.values():
         for problem in file_problems(folder / fields["tar"]["name"], fields["tar"]):
             raise ValueError(f"{folder} is damaged: {problem}; see `verify`")
         for key, files in samples_of(folder / fields["tar"]["name"]):
-            write_sample(out, LAYOUTS[to], key, files)
+            write_sample(out, layout, key, files)
             num_portraits += 1
             if progress is not None:
                 progress()
@@ -88,7 +104,7 @@ def begin(out: Path, record: Mapping[str, object]) -> None:
         if not same:
             raise ValueError(f"{out} holds another export (see {RECORD}); use another folder")
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and not all(path.match(f"{RECORD}.*{PARTIAL}") for path in out.iterdir()):
         raise ValueError(f"{out} is not empty and no export has begun in it; use an empty folder")
     with naming(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -93,9 +93,9 @@ def open_dataset(out: Path, config: Mapping[str, Any]) -> Iterator[set[int]]:
     config = json.loads(json.dumps(config, allow_nan=False))  # as it will be read back: tuples are lists
     _make_folder(out)
     _refuse_foreign(out)
-    with _locked(out):
+    with locked(out):
         _check_config(out, config)
-        _sweep(out)
+        sweep(out)
         if not (out / CONFIG).exists():
             publish_json(out / CONFIG, config)
         yield _committed(out)
@@ -121,7 +121,7 @@ def _refuse_foreign(out: Path) -> None:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Hold the folder's lock; the system drops it when the process dies, however it dies."""
     with naming(out / LOCK):
         descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -160,8 +160,8 @@ def _check_config(out: Path, config: Mapping[str, Any]) -> None:
         raise ValueError(f"{out} has shards but no {CONFIG}, so nobody knows how they were made; use another folder")
 
 
-def _sweep(out: Path) -> None:
-    """Remove the partial files of a killed run; the lock says that nobody writes them any more."""
+def sweep(out: Path) -> None:
+    """Remove the partial files of those who were killed; the lock says that nobody writes them any more."""
     for path in out.glob(f"*{PARTIAL}"):
         with naming(path):
             path.unlink(missing_ok=True)
@@ -216,7 +216,7 @@ def checked_record(fields: Any, number: int) -> dict[str, Any]:
 
 
 def finish(out: Path, *, config: Mapping[str, Any], n: int, networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Write what describes the whole dataset, once every shard is committed.
+    """Write what describes the whole dataset, once every shard is committed and no worker writes any more.
 
     Args:
         out: its folder, still held by `open_dataset`.
@@ -228,6 +228,7 @@ def finish(out: Path, *, config: Mapping[str, Any], n: int, networks: Sequence[M
         What was written to dataset.json.
     """
     config = json.loads(json.dumps(config, allow_nan=False))
+    sweep(out)  # a worker that was killed, and its shard made by another, has left its partial
     numbered, problems = read_shards(out)
     shards = list(numbered.values())
     count = sum(fields["count"] for fields in shards)

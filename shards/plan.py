@@ -76,7 +76,8 @@ def fill_shard(shard: int, quota: int, portraits: Iterator[Scored], *, max_candi
             return
     if kept < quota:
         shortage = _shortage(shard, quota, kept, max_candidates, reasons)
-        raise TooFewKept(f"{shortage}; loosen the limit that drops most, or allow more candidates")
+        advice = "raise max_expected_mad if expected_mad drops most, else use a smaller psi or other networks"
+        raise TooFewKept(f"{shortage}; {advice}")
 
 
 def _shortage(shard: int, quota: int, kept: int, num_candidates: int, reasons: Counter[str]) -> str:

@@ -26,6 +26,7 @@ from .source import Source, keys_of, open_source, stream_samples
 NEEDED = {"alpha": ("alpha.png",), "fg": ("fg.png",), "image": ("image.png", "image.jpg")}
 MEMBERS = frozenset(name for names in NEEDED.values() for name in names)
 SOFT = (13, 242)  # levels of 255; a pixel between is part of the unknown band
+MAX_PASSES = 10_000  # behind one start: what is counted in memory that workers share
 Batch = dict[str, Any]
 
 
@@ -35,8 +36,10 @@ class Composites(IterableDataset[Batch]):
     A batch holds image [B, 3, S, S] in [-1, 1], alpha [B, 1, S, S] in [0, 1], with `trimap_px` also trimap
     [B, 1, S, S] in {0, 0.5, 1}, and key, a list of B names.
 
-    One pass is one epoch. `start_at(epoch, batch)` says which comes next, and where in it: with the same number of
-    workers, a DataLoader then goes on exactly behind the first `batch` batches of that epoch.
+    One pass is one epoch, and the next pass the next epoch, also where a pass was broken off. `start_at(epoch, batch)`
+    says which comes next, and where in it: with the same number of workers, a DataLoader then goes on exactly behind
+    the first `batch` batches of that epoch. Workers tell passes apart by the seed that the DataLoader draws for each:
+    whoever gives torch, or the DataLoader's generator, the same seed before every pass calls `start_at` there, too.
 
     Args:
         place: a dataset's folder, or a URL that fsspec knows.
@@ -91,19 +94,36 @@ class Composites(IterableDataset[Batch]):
         self.size, self.batch_size, self.seed, self.originals = size, batch_size, seed, originals
         self.augment, self.trimap_px, self.shuffle = augment, trimap_px, shuffle
         self.background: Background = drawn if backgrounds is None else PictureFolder(Path(backgrounds))
-        self._start = torch.zeros(2, dtype=torch.int64)
-        self._start.share_memory_()  # type: ignore[no-untyped-call]  # persistent workers see it change
+        self._start, self._begun = torch.zeros(2, dtype=torch.int64), torch.zeros(MAX_PASSES, dtype=torch.int64)
+        for shared in (self._start, self._begun):  # workers see them change
+            shared.share_memory_()  # type: ignore[no-untyped-call]
+        self._num_passes = 0  # begun in this process
 
     def start_at(self, epoch: int, batch: int = 0) -> None:
         """Choose the epoch of the next pass, and how many of its batches are left out because they are done."""
         if epoch < 0 or batch < 0:
             raise ValueError(f"epoch and batch must be 0 or more, got {epoch} and {batch}")
         self._start[0], self._start[1] = epoch, batch
+        self._begun.zero_()
 
     @property
     def epoch(self) -> int:
         """Of the next pass."""
-        return int(self._start[0])
+        return int(self._start[0]) + self._next_pass()[0]
+
+    def _next_pass(self) -> tuple[int, int]:
+        """Number since `start_at` of the pass that comes next in this process, and its name: never 0.
+
+        All workers of a pass have the same name for it: the seed that their loader drew for them, which persistent
+        ones keep, and therefore count on. Its number is the place of its name among those of the passes begun; several
+        workers who find that it has none all write it into the same place, so there is no lock.
+        """
+        info = get_worker_info()
+        name = (info.seed - info.id + self._num_passes) % (2**63 - 1) + 1 if info else -1 - self._num_passes
+        places = ((self._begun == name) | (self._begun == 0)).nonzero()
+        if not len(places):
+            raise ValueError(f"{len(self._begun)} passes behind one start, no more are counted; call start_at(epoch)")
+        return int(places[0]), name
 
     def num_batches(self, *, num_workers: int = 0) -> int:
         """Batches of this rank in a whole epoch."""
@@ -112,7 +132,10 @@ class Composites(IterableDataset[Batch]):
         return sum(-(-(end - start) // self.batch_size) for start, end in workers)
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, done = (int(value) for value in self._start)
+        number, name = self._next_pass()
+        self._begun[number] = name
+        self._num_passes += 1
+        epoch, done = int(self._start[0]) + number, int(self._start[1]) if number == 0 else 0
         info = get_worker_info()
         num_workers = info.num_workers if info else 1
         # A loader asks its workers in turn, from the first one on; the first must therefore hold the next batch.

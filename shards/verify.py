@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from .encode import trimap_of
 from .manifest import CONFIG, DATASET, SHARD_FILE, checked_record, config_hash, flattened, read_config, read_shards
 from .members import IMAGE_MODES, Problem, decode, members_of
+from .writer import PARTIAL
 
 UNFINISHED = Problem(DATASET, "", "is missing: the run has not finished")
 
@@ -33,6 +34,8 @@ def verify(out: Path, *, progress: Callable[[str, list[Problem]], None] | None =
         FileNotFoundError: the folder is not a dataset at all.
     """
     shards, problems = recorded_shards(out, read_config(out))
+    for path in sorted(out.glob(f"*{PARTIAL}")):
+        problems.append(Problem(path.name, "", "is left of a killed run: run the same command again, or remove it"))
     schema: dict[str, Any] = {}
     for number in sorted(shards):
         found = verify_shard(out, number, shards[number], schema)
@@ -40,6 +43,12 @@ def verify(out: Path, *, progress: Callable[[str, list[Problem]], None] | None =
         if progress is not None:
             progress(f"{number:05d}", found)
     return problems
+
+
+def damaged(problems: list[Problem]) -> list[str]:
+    """JSON files of the shards that these problems are of; without its JSON a shard is made anew."""
+    found = (SHARD_FILE.fullmatch(problem.shard) for problem in problems)
+    return sorted({f"{match[1]}.json" for match in found if match})
 
 
 def recorded_shards(out: Path, config: Mapping[str, Any]) -> tuple[dict[int, dict[str, Any]], list[Problem]]:

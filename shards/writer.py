@@ -62,17 +62,23 @@ def publish(path: Path, write: Callable[[BinaryIO], object]) -> dict[str, Any]:
     """Write a file so that it appears whole or not at all, and survives a power cut once it has appeared.
 
     Args:
-        path: its final place.
+        path: its final place; a link stays, the file it leads to is written.
         write: puts the content into the stream it is given.
 
     Returns:
         {"name", "bytes", "sha256"} of the file.
 
     Raises:
+        ValueError: a folder, a device or a pipe is there already.
         OSError: one line that names the file and the reason; nothing half-written stays under the final name.
     """
+    with naming(path):
+        target = path.resolve()
+        is_other = target.exists() and not target.is_file()
+    if is_other:
+        raise ValueError(f"cannot write {path}: it is there and is no regular file; name another")
     # The process id keeps an orphan of a killed run from writing into the file of its successor.
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    partial = target.with_name(f"{target.name}.{os.getpid()}{PARTIAL}")
     try:
         with naming(path):
             stream = partial.open("wb")
@@ -86,8 +92,8 @@ def publish(path: Path, write: Callable[[BinaryIO], object]) -> dict[str, Any]:
             with suppress(OSError):  # after the fsync nothing is left to lose, before it another error is on its way
                 stream.close()
         with naming(path):
-            os.replace(partial, path)  # noqa: PTH105 - stands beside os.fsync, the other half of the promise
-            sync_folder(path.parent)
+            os.replace(partial, target)  # noqa: PTH105 - stands beside os.fsync, the other half of the promise
+            sync_folder(target.parent)
     except BaseException:  # also an interrupt: leave no partial, and let it pass
         with suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -162,6 +162,10 @@ def test_verify_passes_a_whole_dataset_and_names_a_broken_shard(dataset: Path, t
     (broken / "00001.tar").write_bytes(content)
     _, errors = run("verify", broken, code=1)
     assert "00001.tar" in errors and "00000.tar" not in errors
+    assert "remove 00001.json from" in errors
+    (broken / "00001.json").unlink()
+    run("generate", "--n", 5, "--out", broken, "--workers", 1, *SMALL)
+    assert tree(broken) == tree(dataset)
 
 
 def test_stats_prints_tables_and_writes_the_report_and_the_sheet(dataset: Path, tmp_path: Path) -> None:
@@ -188,10 +192,28 @@ def test_an_estimate_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("n", "num_workers", "longest"), [(0, 2, 0), (5, 1, 5), (5, 2, 3), (5, 3, 2), (5, 16, 2), (4, 3, 2)]
+)
+def test_a_run_is_as_long_as_its_busiest_worker(n: int, num_workers: int, longest: int) -> None:
+    assert cli._longest(shards.plan(n, 2), num_workers) == longest
+
+
+def test_idle_workers_are_named_and_what_would_use_them(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._say_idle(3, 4)
+    assert capsys.readouterr().out == "busy workers: 3 of 4, a shard each; a smaller --shard-size uses more\n"
+    cli._say_idle(4, 4)
+    cli._say_idle(0, 4)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
     ("words", "named"),
     [
         (("--n", "-1"), "--n"),
         (("--n", "1", "--psi", "7"), "--psi"),
+        (("--n", "1", "--psi", "nan"), "--psi"),
+        (("--n", "1", "--max-expected-mad", "inf"), "--max-expected-mad"),
+        (("--n", "1", "--seed", str(2**63)), "--seed"),
         (("--n", "1", "--steps", "-2"), "--steps"),
         (("--n", "1", "--generator", "no/such/file.pt"), "no/such/file.pt"),
         (("--n", "1", "--matting", "nonsense"), "nonsense"),

@@ -91,6 +91,24 @@ def test_run_again_it_writes_what_is_missing_only(dataset: Path, tmp_path: Path)
     assert lost.read_bytes() == content
 
 
+def test_run_again_after_a_kill_it_leaves_no_partial_file(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "export.json.7.partial").write_text("{")  # killed before anything else was there
+    export(dataset, out, "folder")
+    (out / "alpha" / "0000000001.png.7.partial").write_bytes(b"half")
+    export(dataset, out, "folder")
+    assert not list(out.rglob("*.partial"))
+
+
+def test_a_second_export_into_the_folder_is_refused_while_one_runs(dataset: Path, tmp_path: Path) -> None:
+    def second() -> None:
+        with pytest.raises(ValueError, match="another run is working on"):
+            export(dataset, tmp_path / "out", "folder")
+
+    assert export(dataset, tmp_path / "out", "folder", progress=second) == 3
+
+
 def test_other_folders_and_damaged_datasets_are_refused(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown layout 'gfm'; known: p3m"):
         export(dataset, tmp_path / "out", "gfm")

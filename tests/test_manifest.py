@@ -115,6 +115,15 @@ def test_partials_of_a_killed_run_are_swept(tmp_path: Path) -> None:
         assert sorted(tree(tmp_path)) == [".lock", "config.json"]
 
 
+def test_a_partial_of_a_worker_that_died_in_this_run_is_swept_when_the_dataset_is_finished(tmp_path: Path) -> None:
+    with open_dataset(tmp_path, CONFIG):
+        commit(tmp_path, 0)
+        commit(tmp_path, 1)
+        (tmp_path / "00001.tar.123.partial").write_bytes(b"half")
+        finish(tmp_path, config=CONFIG, n=2, networks=[])
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_only_whole_shards_count_as_committed(tmp_path: Path) -> None:
     with open_dataset(tmp_path, CONFIG):
         for shard in range(5):

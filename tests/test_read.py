@@ -1,8 +1,10 @@
 """The reader: each sample once an epoch, the same composite for everybody, exact mattes, clear refusals."""
 
+import copy
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from mattesmith import shards
 from mattesmith.enhance import Enhanced
@@ -26,6 +28,8 @@ from mattesmith.shards.read import Composites, block, window
 CONFIG = {"n": 11, "shard_size": 4}
 SIDE = 16
 PLAIN = {"size": SIDE, "batch_size": 2, "augment": False, "originals": 0.0}
+LOADERS = {"alone": {}, "workers": {"num_workers": 2}, "persistent": {"num_workers": 2, "persistent_workers": True}}
+SEEDS = count(1)  # a loader draws one for each pass
 
 
 def portraits(shard: int) -> Iterator[Scored]:
@@ -60,16 +64,24 @@ def keys_of(batches: list[read.Batch]) -> list[str]:
     return [key for batch in batches for key in batch["key"]]
 
 
-def as_worker(monkeypatch: pytest.MonkeyPatch, number: int, num_workers: int) -> None:
-    monkeypatch.setattr(read, "get_worker_info", lambda: SimpleNamespace(id=number, num_workers=num_workers))
+def assert_same(found: list[read.Batch], expected: list[read.Batch]) -> None:
+    assert keys_of(found) == keys_of(expected)
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(found, expected, strict=True))
+
+
+def loader_of(reader: IterableDataset[read.Batch], kind: str) -> DataLoader[read.Batch]:
+    options = LOADERS[kind]
+    return DataLoader(reader, batch_size=None, multiprocessing_context="fork" if options else None, **options)
 
 
 def in_turn(reader: Composites, monkeypatch: pytest.MonkeyPatch, num_workers: int) -> list[read.Batch]:
     """Batches as a loader with workers hands them out: of each worker in turn, while it has any."""
     queues = []
+    seed = next(SEEDS)
     for number in range(num_workers):
-        as_worker(monkeypatch, number, num_workers)
-        queues.append(list(reader))
+        info = SimpleNamespace(id=number, num_workers=num_workers, seed=seed + number)
+        monkeypatch.setattr(read, "get_worker_info", lambda info=info: info)
+        queues.append(list(copy.copy(reader)))
     return [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
 
 
@@ -121,6 +133,52 @@ def test_a_loader_with_real_workers_gives_each_sample_once_and_goes_on_where_it_
     assert keys_of(list(loader)) == keys_of(whole[3:])
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("kind", LOADERS)
+def test_each_pass_is_the_next_epoch_from_its_first_batch(dataset: Path, kind: str) -> None:
+    reader = Composites(dataset, **PLAIN)
+    loader = loader_of(reader, kind)
+    epochs = []
+    for epoch in range(5):
+        reader.start_at(epoch)
+        epochs.append(list(loader))
+    assert len({tuple(keys_of(epoch)) for epoch in epochs}) == 5
+    reader.start_at(0)
+    for epoch in epochs[:3]:
+        assert_same(list(loader), epoch)
+    next(iter(loader))  # a pass that is broken off is one, too
+    assert_same(list(loader), epochs[4])
+    reader.start_at(1, 3)
+    assert_same(list(loader), epochs[1][3:])
+    assert_same(list(loader), epochs[2])
+    assert reader.epoch == 3
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("kind", LOADERS)
+def test_all_workers_know_the_epoch_they_are_about_to_read(dataset: Path, kind: str) -> None:
+    reader = Composites(dataset, **PLAIN)
+
+    class Epochs(IterableDataset[int]):
+        def __iter__(self) -> Iterator[int]:
+            epoch = reader.epoch
+            yield from (epoch for _ in reader)
+
+    loader = loader_of(Epochs(), kind)
+    reader.start_at(7)
+    assert [set(loader) for _ in range(3)] == [{7}, {8}, {9}]
+
+
+def test_more_passes_than_are_counted_are_refused(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "MAX_PASSES", 1)
+    reader = Composites(dataset, **PLAIN)
+    list(reader)
+    with pytest.raises(ValueError, match=r"1 passes .* call start_at\(epoch\)"):
+        list(reader)
+    reader.start_at(1)
+    assert len(keys_of(list(reader))) == 11
+
+
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 4])
 def test_started_behind_any_batch_it_goes_on_exactly_there(
     dataset: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
@@ -131,8 +189,7 @@ def test_started_behind_any_batch_it_goes_on_exactly_there(
     for done in range(len(whole) + 1):
         reader.start_at(4, done)
         rest = in_turn(reader, monkeypatch, num_workers)
-        assert keys_of(rest) == keys_of(whole[done:])
-        assert all(torch.equal(a["image"], b["image"]) for a, b in zip(rest, whole[done:], strict=True))
+        assert_same(rest, whole[done:])
 
 
 def test_epochs_and_seeds_have_their_own_order_and_composites(dataset: Path) -> None:

@@ -19,6 +19,7 @@ from mattesmith.enhance import Enhanced
 from mattesmith.filters import Scored
 from mattesmith.gen import Latents, Sample
 from mattesmith.shards import Problem, read_shards, verify
+from mattesmith.shards.verify import damaged
 from mattesmith.shards.members import decode, members_of, samples_of
 from mattesmith.shards.writer import publish_json
 
@@ -95,6 +96,16 @@ def test_hugging_face_reads_every_sample_with_its_types(
 
 
 # Damage to a file
+
+
+def test_a_partial_file_is_named(out: Path) -> None:
+    (out / "00001.tar.123.partial").write_bytes(b"half")
+    assert "is left of a killed run" in whats(verify(out), "00001.tar.123.partial")
+
+
+def test_shards_to_be_made_anew_are_those_with_problems() -> None:
+    names = ["00001.tar", "00001.parquet", "00000.json", "dataset.json", "00002.tar.7.partial"]
+    assert damaged([Problem(name, "", "is broken") for name in names]) == ["00000.json", "00001.json"]
 
 
 def damage(path: Path, change: Callable[[bytearray], bytes | bytearray]) -> None:

@@ -211,6 +211,23 @@ def test_a_read_only_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         write_shard(tmp_path, 0, 2, portraits(0), max_candidates=9)
 
 
+def test_a_link_stays_and_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "page.html", tmp_path / "link.html"
+    link.symlink_to(target)
+    assert writer_module.publish_text(link, "page")["name"] == "link.html"
+    assert link.is_symlink() and target.read_text() == "page"
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ValueError, match="is there and is no regular file; name another"):
+            writer_module.publish_text(path, "page")
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
 def test_rows_with_other_columns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="candidate 1 has other columns than the first: b"):
         writer_module.parquet_of([{"candidate": 0}, {"candidate": 1, "b": 2.0}])
