@@ -19,8 +19,8 @@ from mattesmith.enhance import Enhanced
 from mattesmith.filters import Scored
 from mattesmith.gen import Latents, Sample
 from mattesmith.shards import Problem, read_shards, verify
-from mattesmith.shards.verify import damaged
 from mattesmith.shards.members import decode, members_of, samples_of
+from mattesmith.shards.verify import damaged
 from mattesmith.shards.writer import publish_json
 
 CONFIG = {"n": 5}
